@@ -1,0 +1,212 @@
+//! A TiKV cluster with its PD as one deterministic state machine.
+//!
+//! [`Cluster`] holds stores, regions, data and PD. Every request is a plain function call with the
+//! current time as an argument: it returns the reply and has been applied when it returns. There is
+//! no clock, no thread, no chance, and no map whose order depends on anything but its contents.
+//!
+//! Deliberately absent: delivery. Whether a request arrives, how long that takes, and whether its
+//! reply is lost, is decided by whoever calls. A request that is dropped is not called; a reply
+//! that is lost is dropped after the call.
+//!
+//! | subject | where |
+//! |---|---|
+//! | keys | [`key`] |
+//! | versions, locks and their rules | [`mvcc`] |
+//! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_admin`] |
+//! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`] |
+//! | raw commands | [`raw_commands`], [`raw_scan`] |
+//! | PD | [`pd`] |
+//!
+//! Times are milliseconds since the Unix epoch; they are the physical part of PD's timestamps, the
+//! measure of lock life and, in seconds, of raw values' life.
+
+pub mod api_version;
+mod checksum;
+pub mod failure;
+pub mod key;
+pub mod mvcc;
+pub mod pd;
+pub mod range_commands;
+pub mod raw_commands;
+pub mod raw_scan;
+pub mod read_commands;
+pub mod region;
+pub mod region_admin;
+pub mod region_checks;
+pub mod store;
+pub mod store_admin;
+pub mod txn_end;
+pub mod txn_lock;
+pub mod txn_prewrite;
+pub mod txn_status;
+mod write_path;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use tikv_proto::kvrpcpb::ApiVersion;
+use tikv_proto::metapb;
+
+use self::mvcc::engine::Engine;
+use self::mvcc::max_ts::InvalidMaxTs;
+use self::pd::Pd;
+use self::region::{Region, RegionId, RegionMap, StoreId};
+use self::store::Store;
+use self::write_path::AppliedWrite;
+
+/// How a cluster is built and which of a server's choices it makes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The id every request to PD must carry.
+    pub cluster_id: u64,
+    /// How many TiKV stores; their ids start at 1.
+    pub stores: u64,
+    /// How many PD members; the first leads.
+    pub pd_members: u64,
+    /// How the stores keep keys.
+    pub api_version: ApiVersion,
+    /// What a timestamp beyond PD's does.
+    pub invalid_max_ts: InvalidMaxTs,
+    /// How far a read may be ahead of PD.
+    pub max_ts_drift_ms: u64,
+    /// Pessimistic locks stay in the leader's memory where the server would keep them there.
+    pub in_memory_pessimistic_locks: bool,
+    /// A new leader knows PD's timestamps at once; otherwise `sync_max_ts` must be called.
+    pub sync_max_ts_at_once: bool,
+    /// PD learns of every change of a region at once; otherwise `pd_heartbeat` must be called.
+    pub heartbeat_at_once: bool,
+    /// Keep every write record ever applied for checkers to read.
+    pub keep_truth: bool,
+    /// What stores say their version is.
+    pub store_version: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            cluster_id: 1,
+            stores: 3,
+            pd_members: 1,
+            api_version: ApiVersion::V1,
+            invalid_max_ts: InvalidMaxTs::Refuse,
+            max_ts_drift_ms: 60_000,
+            in_memory_pessimistic_locks: true,
+            sync_max_ts_at_once: true,
+            heartbeat_at_once: true,
+            keep_truth: false,
+            store_version: "9.0.0-beta.2".to_owned(),
+        }
+    }
+}
+
+/// Stores, regions, data and PD.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    config: Config,
+    stores: BTreeMap<StoreId, Store>,
+    regions: RegionMap,
+    engine: Engine,
+    pd: Pd,
+    truth: Vec<AppliedWrite>,
+}
+
+impl Cluster {
+    /// A cluster with one region over the whole key space, a peer on each store, led by store 1.
+    pub fn new(config: Config, now_ms: u64) -> Self {
+        let mut pd = Pd::new(&config);
+        let mut stores = BTreeMap::new();
+        for _ in 0..config.stores.max(1) {
+            let id = pd.alloc_id();
+            stores.insert(id, store_admin::new_store(&config, id, now_ms));
+        }
+        let region_id = pd.alloc_id();
+        let peers = stores
+            .keys()
+            .map(|&store_id| metapb::Peer {
+                id: pd.alloc_id(),
+                store_id,
+                ..Default::default()
+            })
+            .collect();
+        let region = Region {
+            meta: metapb::Region {
+                id: region_id,
+                region_epoch: Some(metapb::RegionEpoch {
+                    conf_ver: config.stores.max(1),
+                    version: 1,
+                }),
+                peers,
+                ..Default::default()
+            },
+            leader: stores.keys().next().copied(),
+            // What a bootstrapped region has after its first election.
+            term: 6,
+            max_ts_synced: true,
+            ..Region::default()
+        };
+        pd.heartbeat(&region);
+        let mut regions = RegionMap::default();
+        regions.insert(region);
+        Cluster {
+            config,
+            stores,
+            regions,
+            engine: Engine::default(),
+            pd,
+            truth: Vec::new(),
+        }
+    }
+
+    /// How the cluster was built.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The stores' ids.
+    pub fn store_ids(&self) -> impl Iterator<Item = StoreId> {
+        self.stores.keys().copied()
+    }
+
+    /// A store.
+    pub fn store(&self, id: StoreId) -> Option<&Store> {
+        self.stores.get(&id)
+    }
+
+    /// A store, to change how it behaves.
+    pub fn store_mut(&mut self, id: StoreId) -> Option<&mut Store> {
+        self.stores.get_mut(&id)
+    }
+
+    /// The regions as they are, whatever PD believes.
+    pub fn regions(&self) -> &RegionMap {
+        &self.regions
+    }
+
+    /// A region as it is.
+    pub fn region(&self, id: RegionId) -> Option<&Region> {
+        self.regions.get(id)
+    }
+
+    /// The data, for checkers.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Every write record applied since the start, in the order of application; only kept if the
+    /// configuration says so.
+    pub fn truth(&self) -> &[AppliedWrite] {
+        &self.truth
+    }
+
+    /// PD.
+    pub fn pd(&self) -> &Pd {
+        &self.pd
+    }
+
+    /// PD, to change how it behaves.
+    pub fn pd_mut(&mut self) -> &mut Pd {
+        &mut self.pd
+    }
+}

@@ -1,0 +1,207 @@
+//! PD: members, timestamps, what it believes of regions and stores, and the safe point.
+//!
+//! PD's picture of regions is its own: it changes only by heartbeats, so it may be old, and a key
+//! may have no region for a while. Every entry point takes the member that is asked, counted from
+//! 0; only some requests may be answered by one that does not lead.
+//!
+//! Deliberately absent: placement. PD never moves a region by itself.
+
+mod gc;
+mod members;
+mod regions;
+mod stores;
+mod tso;
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use tikv_proto::metapb;
+use tikv_proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
+
+pub use self::gc::GcState;
+pub use self::tso::Tso;
+use super::Config;
+use super::failure::{GrpcCode, GrpcError};
+use super::region::{Region, RegionId};
+
+/// A region as PD knows it.
+#[derive(Clone, Debug)]
+pub struct KnownRegion {
+    /// Id, bounds, epoch, peers.
+    pub meta: metapb::Region,
+    /// The leader that sent the last heartbeat.
+    pub leader: Option<metapb::Peer>,
+    /// Its term.
+    pub term: u64,
+}
+
+/// PD.
+#[derive(Clone, Debug)]
+pub struct Pd {
+    cluster_id: u64,
+    members: Vec<pdpb::Member>,
+    leader: Option<usize>,
+    /// Followers may answer region look-ups when the client allows it.
+    follower_handles: bool,
+    last_id: u64,
+    tso: Tso,
+    by_id: BTreeMap<RegionId, KnownRegion>,
+    by_start: BTreeMap<Bytes, RegionId>,
+    gc: GcState,
+    external_ts: u64,
+}
+
+impl Pd {
+    pub(super) fn new(config: &Config) -> Self {
+        Pd {
+            cluster_id: config.cluster_id,
+            members: (0..config.pd_members.max(1))
+                .map(members::new_member)
+                .collect(),
+            leader: Some(0),
+            follower_handles: true,
+            last_id: 0,
+            tso: Tso::default(),
+            by_id: BTreeMap::new(),
+            by_start: BTreeMap::new(),
+            gc: GcState::default(),
+            external_ts: 0,
+        }
+    }
+
+    /// The next id for a store, region or peer.
+    pub fn alloc_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.cluster_id,
+            error: None,
+        })
+    }
+
+    fn error_header(&self, kind: ErrorType, message: impl Into<String>) -> Option<ResponseHeader> {
+        let error = Some(pdpb::Error {
+            r#type: kind.into(),
+            message: message.into(),
+        });
+        Some(ResponseHeader {
+            cluster_id: self.cluster_id,
+            error,
+        })
+    }
+
+    /// What comes before every request but those about members.
+    fn check(&self, member: usize, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
+        if self.leader != Some(member) {
+            return Err(GrpcError::new(GrpcCode::Unavailable, "not leader"));
+        }
+        self.check_cluster(header)
+    }
+
+    fn check_cluster(&self, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
+        let got = header.map_or(0, |header| header.cluster_id);
+        if got == self.cluster_id {
+            return Ok(());
+        }
+        Err(GrpcError::new(
+            GrpcCode::FailedPrecondition,
+            format!(
+                "mismatch cluster id, need {} but got {got}",
+                self.cluster_id
+            ),
+        ))
+    }
+
+    /// The same for look-ups that a follower may answer when the client allows it.
+    fn check_lookup(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        header: Option<&RequestHeader>,
+    ) -> Result<(), GrpcError> {
+        if self.leader != Some(member) && !follower_allowed {
+            return Err(GrpcError::new(
+                GrpcCode::Unavailable,
+                "not leader and follower handling not allowed",
+            ));
+        }
+        self.check_cluster(header)
+    }
+
+    /// Takes a heartbeat of a region's leader. `false` if PD knows something newer.
+    pub(super) fn heartbeat(&mut self, region: &Region) -> bool {
+        let meta = &region.meta;
+        let epoch = region.epoch();
+        if let Some(known) = self.by_id.get(&meta.id) {
+            let old = known.meta.region_epoch.unwrap_or_default();
+            if epoch.version < old.version
+                || epoch.conf_ver < old.conf_ver
+                || region.term < known.term
+            {
+                return false;
+            }
+        }
+        let overlapped = self.overlapping(&meta.start_key, &meta.end_key);
+        let newer = overlapped.iter().filter(|id| **id != meta.id).any(|id| {
+            self.by_id.get(id).is_some_and(|other| {
+                other.meta.region_epoch.unwrap_or_default().version > epoch.version
+            })
+        });
+        if newer {
+            return false;
+        }
+        for id in overlapped {
+            self.forget(id);
+        }
+        self.forget(meta.id);
+        self.by_start.insert(meta.start_key.clone(), meta.id);
+        let known = KnownRegion {
+            meta: meta.clone(),
+            leader: region.leader_peer().cloned(),
+            term: region.term,
+        };
+        self.by_id.insert(meta.id, known);
+        true
+    }
+
+    fn forget(&mut self, id: RegionId) {
+        if let Some(known) = self.by_id.remove(&id)
+            && self.by_start.get(&known.meta.start_key) == Some(&id)
+        {
+            self.by_start.remove(&known.meta.start_key);
+        }
+    }
+
+    fn overlapping(&self, start: &Bytes, end: &Bytes) -> Vec<RegionId> {
+        let first = self.containing(start).map(|known| known.meta.id);
+        let following = self
+            .from(start)
+            .take_while(|known| end.is_empty() || known.meta.start_key < *end)
+            .map(|known| known.meta.id);
+        let mut ids: Vec<RegionId> = first.into_iter().chain(following).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// The region PD believes holds an encoded key.
+    pub fn containing(&self, encoded: &[u8]) -> Option<&KnownRegion> {
+        use std::ops::Bound::{Included, Unbounded};
+        let (_, id) = self
+            .by_start
+            .range::<[u8], _>((Unbounded, Included(encoded)))
+            .next_back()?;
+        self.by_id
+            .get(id)
+            .filter(|known| known.meta.end_key.is_empty() || encoded < known.meta.end_key.as_ref())
+    }
+
+    /// Regions PD believes start at or after an encoded key.
+    fn from(&self, encoded: &[u8]) -> impl Iterator<Item = &KnownRegion> {
+        use std::ops::Bound::{Included, Unbounded};
+        self.by_start
+            .range::<[u8], _>((Included(encoded), Unbounded))
+            .filter_map(|(_, id)| self.by_id.get(id))
+    }
+}

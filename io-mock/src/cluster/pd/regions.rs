@@ -1,0 +1,371 @@
+//! Region look-ups, as PD believes the regions to be, and the requests that change them.
+
+use bytes::Bytes;
+use tikv_proto::pdpb::{
+    self, BatchScanRegionsRequest, BatchScanRegionsResponse, ErrorType, GetOperatorRequest,
+    GetOperatorResponse, GetRegionByIdRequest, GetRegionRequest, GetRegionResponse,
+    QueryRegionRequest, QueryRegionResponse, ScanRegionsRequest, ScanRegionsResponse,
+    ScatterRegionRequest, ScatterRegionResponse, SplitAndScatterRegionsRequest,
+    SplitAndScatterRegionsResponse, SplitRegionsRequest, SplitRegionsResponse,
+};
+
+use super::{KnownRegion, Pd};
+use crate::cluster::Cluster;
+use crate::cluster::failure::GrpcError;
+use crate::cluster::region::RegionId;
+
+impl Pd {
+    /// The region that holds a key.
+    pub fn get_region(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: GetRegionRequest,
+    ) -> Result<GetRegionResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        Ok(self.region_reply(member, self.containing(&request.region_key)))
+    }
+
+    /// The region before the one that holds a key.
+    pub fn get_prev_region(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: GetRegionRequest,
+    ) -> Result<GetRegionResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        Ok(self.region_reply(member, self.before(&request.region_key)))
+    }
+
+    /// A region by its id.
+    pub fn get_region_by_id(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: GetRegionByIdRequest,
+    ) -> Result<GetRegionResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        Ok(self.region_reply(member, self.by_id.get(&request.region_id)))
+    }
+
+    fn before(&self, key: &Bytes) -> Option<&KnownRegion> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = &self.containing(key)?.meta.start_key;
+        let (_, id) = self
+            .by_start
+            .range::<Bytes, _>((Unbounded, Excluded(start)))
+            .next_back()?;
+        self.by_id
+            .get(id)
+            .filter(|known| known.meta.end_key == *start)
+    }
+
+    fn follower_not_ready(&self, member: usize) -> bool {
+        self.leader != Some(member) && !self.follower_handles
+    }
+
+    /// The leader answers without a region where it knows none; a follower says so.
+    fn region_reply(&self, member: usize, found: Option<&KnownRegion>) -> GetRegionResponse {
+        let found = found.filter(|_| !self.follower_not_ready(member));
+        let Some(known) = found else {
+            let header = if self.leader == Some(member) {
+                self.header()
+            } else {
+                self.error_header(ErrorType::RegionNotFound, "region not found")
+            };
+            return GetRegionResponse {
+                header,
+                ..GetRegionResponse::default()
+            };
+        };
+        GetRegionResponse {
+            header: self.header(),
+            region: Some(Box::new(known.meta.clone())),
+            leader: known.leader,
+            ..GetRegionResponse::default()
+        }
+    }
+
+    /// Regions of a range in order.
+    pub fn scan_regions(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: ScanRegionsRequest,
+    ) -> Result<ScanRegionsResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        if self.follower_not_ready(member) {
+            let header = self.error_header(ErrorType::RegionNotFound, "region not found");
+            return Ok(ScanRegionsResponse {
+                header,
+                ..ScanRegionsResponse::default()
+            });
+        }
+        let limit = usize::try_from(request.limit)
+            .ok()
+            .filter(|&n| n > 0)
+            .unwrap_or(usize::MAX);
+        let found: Vec<&KnownRegion> = self
+            .in_range(&request.start_key, &request.end_key)
+            .take(limit)
+            .collect();
+        Ok(ScanRegionsResponse {
+            header: self.header(),
+            region_metas: found.iter().map(|known| known.meta.clone()).collect(),
+            leaders: found.iter().map(|known| leader_or_empty(known)).collect(),
+            regions: found.iter().map(|known| described(known)).collect(),
+        })
+    }
+
+    /// From the region that holds `start`, or the next one, up to `end`.
+    fn in_range<'a>(
+        &'a self,
+        start: &'a Bytes,
+        end: &'a Bytes,
+    ) -> impl Iterator<Item = &'a KnownRegion> {
+        let first = self
+            .containing(start)
+            .filter(|known| known.meta.start_key < *start);
+        first
+            .into_iter()
+            .chain(self.from(start))
+            .take_while(move |known| end.is_empty() || known.meta.start_key < *end)
+            .filter(move |_| end.is_empty() || start < end)
+    }
+
+    /// Regions of several ranges in order, each region once.
+    pub fn batch_scan_regions(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: BatchScanRegionsRequest,
+    ) -> Result<BatchScanRegionsResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        let failed = |kind, message: String| {
+            let header = self.error_header(kind, message);
+            Ok(BatchScanRegionsResponse {
+                header,
+                ..BatchScanRegionsResponse::default()
+            })
+        };
+        if self.follower_not_ready(member) {
+            return failed(ErrorType::RegionNotFound, "region not found".to_owned());
+        }
+        let mut previous: Option<&pdpb::KeyRange> = None;
+        for range in &request.ranges {
+            if !range.end_key.is_empty() && range.start_key > range.end_key {
+                let message = "invalid key range, start key > end key".to_owned();
+                return failed(ErrorType::Unknown, message);
+            }
+            if previous.is_some_and(|p| p.end_key.is_empty() || range.start_key < p.end_key) {
+                let message = "invalid key range, ranges overlapped".to_owned();
+                return failed(ErrorType::Unknown, message);
+            }
+            previous = Some(range);
+        }
+        let limit = usize::try_from(request.limit)
+            .ok()
+            .filter(|&n| n > 0)
+            .unwrap_or(usize::MAX);
+        let mut regions: Vec<pdpb::Region> = Vec::new();
+        let mut last: Option<RegionId> = None;
+        for range in &request.ranges {
+            let mut covered = range.start_key.clone();
+            for known in self.in_range(&range.start_key, &range.end_key) {
+                if regions.len() >= limit {
+                    break;
+                }
+                if request.contain_all_key_range && known.meta.start_key > covered {
+                    return failed(
+                        ErrorType::RegionsNotContainAllKeyRange,
+                        "found a hole region between the regions".to_owned(),
+                    );
+                }
+                covered = known.meta.end_key.clone();
+                if last != Some(known.meta.id) {
+                    regions.push(described(known));
+                    last = Some(known.meta.id);
+                }
+                if covered.is_empty() {
+                    break;
+                }
+            }
+            let reached =
+                covered.is_empty() || (!range.end_key.is_empty() && covered >= range.end_key);
+            if request.contain_all_key_range && !reached && regions.len() < limit {
+                return failed(
+                    ErrorType::RegionsNotContainAllKeyRange,
+                    "found a hole region in the last".to_owned(),
+                );
+            }
+        }
+        Ok(BatchScanRegionsResponse {
+            header: self.header(),
+            regions,
+        })
+    }
+
+    /// Answers one request of a region stream.
+    pub fn query_region(
+        &self,
+        member: usize,
+        follower_allowed: bool,
+        request: QueryRegionRequest,
+    ) -> Result<QueryRegionResponse, GrpcError> {
+        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        let mut response = QueryRegionResponse {
+            header: self.header(),
+            ..QueryRegionResponse::default()
+        };
+        if self.follower_not_ready(member) {
+            response.header = self.error_header(ErrorType::RegionNotFound, "region not found");
+            return Ok(response);
+        }
+        let id_of = |known: Option<&KnownRegion>| known.map_or(0, |known| known.meta.id);
+        response.key_id_map = request
+            .keys
+            .iter()
+            .map(|key| id_of(self.containing(key)))
+            .collect();
+        response.prev_key_id_map = request
+            .prev_keys
+            .iter()
+            .map(|key| id_of(self.before(key)))
+            .collect();
+        let asked = response
+            .key_id_map
+            .iter()
+            .chain(&response.prev_key_id_map)
+            .chain(&request.ids);
+        for &id in asked.collect::<Vec<_>>() {
+            let found = self.by_id.get(&id).map(|known| pdpb::RegionResponse {
+                region: Some(Box::new(known.meta.clone())),
+                leader: known.leader,
+                ..pdpb::RegionResponse::default()
+            });
+            response.regions_by_id.insert(id, found.unwrap_or_default());
+        }
+        Ok(response)
+    }
+
+    /// Scatters regions; placement never changes here, so this only says that it is done.
+    pub fn scatter_region(
+        &self,
+        member: usize,
+        request: ScatterRegionRequest,
+    ) -> Result<ScatterRegionResponse, GrpcError> {
+        self.check(member, request.header.as_ref())?;
+        if !request.regions_id.is_empty() {
+            let failed: Vec<RegionId> = request
+                .regions_id
+                .iter()
+                .copied()
+                .filter(|id| !self.by_id.contains_key(id))
+                .collect();
+            let done = request.regions_id.len() - failed.len();
+            return Ok(ScatterRegionResponse {
+                header: self.header(),
+                finished_percentage: percentage(done, request.regions_id.len()),
+                failed_regions_id: failed,
+            });
+        }
+        #[allow(deprecated)]
+        let id = request.region_id;
+        if !self.by_id.contains_key(&id) {
+            let header =
+                self.error_header(ErrorType::RegionNotFound, format!("region {id} not found"));
+            return Ok(ScatterRegionResponse {
+                header,
+                ..ScatterRegionResponse::default()
+            });
+        }
+        Ok(ScatterRegionResponse {
+            header: self.header(),
+            finished_percentage: 100,
+            ..ScatterRegionResponse::default()
+        })
+    }
+
+    /// What PD is doing with a region: nothing.
+    pub fn get_operator(
+        &self,
+        member: usize,
+        request: GetOperatorRequest,
+    ) -> Result<GetOperatorResponse, GrpcError> {
+        self.check(member, request.header.as_ref())?;
+        Ok(GetOperatorResponse {
+            header: self.error_header(ErrorType::RegionNotFound, "Not Found"),
+            ..GetOperatorResponse::default()
+        })
+    }
+}
+
+impl Cluster {
+    /// Splits regions at encoded keys through PD.
+    pub fn pd_split_regions(
+        &mut self,
+        now_ms: u64,
+        member: usize,
+        request: SplitRegionsRequest,
+    ) -> Result<SplitRegionsResponse, GrpcError> {
+        self.pd.check(member, request.header.as_ref())?;
+        let (regions_id, done) = self.split_at(now_ms, &request.split_keys);
+        Ok(SplitRegionsResponse {
+            header: self.pd.header(),
+            finished_percentage: percentage(done, request.split_keys.len()),
+            regions_id,
+        })
+    }
+
+    /// Splits regions at encoded keys through PD and scatters the parts.
+    pub fn pd_split_and_scatter_regions(
+        &mut self,
+        now_ms: u64,
+        member: usize,
+        request: SplitAndScatterRegionsRequest,
+    ) -> Result<SplitAndScatterRegionsResponse, GrpcError> {
+        self.pd.check(member, request.header.as_ref())?;
+        let (regions_id, done) = self.split_at(now_ms, &request.split_keys);
+        Ok(SplitAndScatterRegionsResponse {
+            header: self.pd.header(),
+            split_finished_percentage: percentage(done, request.split_keys.len()),
+            scatter_finished_percentage: 100,
+            regions_id,
+        })
+    }
+
+    /// Splits wherever the keys fall; returns the new regions and how many keys are now bounds.
+    fn split_at(&mut self, now_ms: u64, keys: &[Bytes]) -> (Vec<RegionId>, usize) {
+        let mut created = Vec::new();
+        let mut done = 0;
+        for key in keys {
+            let Some(region) = self.regions.find(key) else {
+                continue;
+            };
+            let id = region.meta.id;
+            done += 1;
+            if region.meta.start_key == *key {
+                continue;
+            }
+            let parts = self.split(now_ms, id, std::slice::from_ref(key));
+            created.extend(parts.into_iter().filter(|part| *part != id));
+        }
+        (created, done)
+    }
+}
+
+fn described(known: &KnownRegion) -> pdpb::Region {
+    pdpb::Region {
+        region: Some(Box::new(known.meta.clone())),
+        leader: Some(leader_or_empty(known)),
+        ..pdpb::Region::default()
+    }
+}
+
+fn leader_or_empty(known: &KnownRegion) -> tikv_proto::metapb::Peer {
+    known.leader.unwrap_or_default()
+}
+
+fn percentage(done: usize, all: usize) -> u64 {
+    (done * 100).checked_div(all).unwrap_or(100) as u64
+}

@@ -1,0 +1,268 @@
+//! Commands over ranges and for debugging: ScanLock, DeleteRange, UnsafeDestroyRange, the MVCC
+//! look-ups, BroadcastTxnStatus and the removal of old versions.
+
+use bytes::Bytes;
+use tikv_proto::kvrpcpb::{
+    BroadcastTxnStatusRequest, BroadcastTxnStatusResponse, DeleteRangeRequest, DeleteRangeResponse,
+    LockInfo, MvccGetByKeyRequest, MvccGetByKeyResponse, MvccGetByStartTsRequest,
+    MvccGetByStartTsResponse, RequestOrigin, ScanLockRequest, ScanLockResponse,
+    UnsafeDestroyRangeRequest, UnsafeDestroyRangeResponse,
+};
+
+use super::Cluster;
+use super::api_version::{ApiCheck, Mode};
+use super::failure::Failure;
+use super::key::{self, Key};
+use super::mvcc::debug;
+use super::mvcc::engine::Change;
+use super::mvcc::error::MvccError;
+use super::mvcc::write_record::WriteKind;
+use super::raw_commands::check_deleted_range;
+use super::region::StoreId;
+use super::region_checks::Access;
+
+impl Cluster {
+    /// Lists the locks of a range up to a version.
+    pub fn kv_scan_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: ScanLockRequest,
+    ) -> ScanLockResponse {
+        match self.try_scan_lock(now_ms, store, &request) {
+            Ok(locks) => ScanLockResponse {
+                locks,
+                ..ScanLockResponse::default()
+            },
+            Err(failure) => {
+                let (region_error, error) = failure.split();
+                ScanLockResponse {
+                    region_error,
+                    error,
+                    ..ScanLockResponse::default()
+                }
+            }
+        }
+    }
+
+    fn try_scan_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: &ScanLockRequest,
+    ) -> Result<Vec<LockInfo>, Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        let start = stored_bound(&request.start_key);
+        let end = stored_bound(&request.end_key);
+        self.refresh_max_ts(now_ms, store);
+        if let Some(served) = self.stores.get_mut(&store) {
+            if context.request_origin() == RequestOrigin::TiDb {
+                served.max_ts.raise(request.max_version)?;
+            } else {
+                served.max_ts.raise_exact(request.max_version)?;
+            }
+            let from = Key::from_encoded(start.clone());
+            for (key, lock) in served.memory_locks.range(from..) {
+                if !end.is_empty() && *key.encoded() >= end {
+                    break;
+                }
+                if lock.start_ts <= request.max_version {
+                    return Err(MvccError::KeyIsLocked(Box::new(lock.info(key.to_user()))).into());
+                }
+            }
+        }
+        let region = self.check_region(store, &context, Access::ReadLeader)?;
+        let (locks, _) =
+            self.reader(region)
+                .scan_locks(&start, &end, request.limit as usize, |lock| {
+                    lock.start_ts <= request.max_version
+                });
+        Ok(locks
+            .into_iter()
+            .map(|(key, lock)| lock.info(key.to_user()))
+            .collect())
+    }
+
+    /// Deletes everything in a range of the region, versions and locks alike.
+    pub fn kv_delete_range(
+        &mut self,
+        _now_ms: u64,
+        store: StoreId,
+        request: DeleteRangeRequest,
+    ) -> DeleteRangeResponse {
+        match self.try_delete_range(store, &request) {
+            Ok(()) => DeleteRangeResponse::default(),
+            Err(Failure::Region(error)) => DeleteRangeResponse {
+                region_error: Some(error),
+                ..Default::default()
+            },
+            Err(Failure::Key(error)) => DeleteRangeResponse {
+                error: error.to_key_error().abort,
+                ..Default::default()
+            },
+        }
+    }
+
+    fn try_delete_range(
+        &mut self,
+        store: StoreId,
+        request: &DeleteRangeRequest,
+    ) -> Result<(), Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        // The empty key is a key here, not the lack of a bound.
+        let start = key::encode(&request.start_key);
+        let end = key::encode(&request.end_key);
+        let check = ApiCheck {
+            storage: self.config().api_version,
+            context: &context,
+            command: "delete_range",
+            mode: Mode::Txn,
+        };
+        check.range(&start, &end)?;
+        let region = self.check_region(store, &context, Access::Write)?;
+        check_deleted_range(region, &start, &end)?;
+        if request.notify_only {
+            return Ok(());
+        }
+        // Locks that only the leader holds are out of reach of a range deletion.
+        self.engine.delete_range(&start, &end);
+        Ok(())
+    }
+
+    /// Deletes a range of stored keys from the whole store, past all regions.
+    pub fn unsafe_destroy_range(
+        &mut self,
+        _now_ms: u64,
+        _store: StoreId,
+        request: UnsafeDestroyRangeRequest,
+    ) -> UnsafeDestroyRangeResponse {
+        if request.start_key.is_empty() || request.end_key.is_empty() {
+            return UnsafeDestroyRangeResponse {
+                error: "a real server would crash: unsafe destroy range without both ends"
+                    .to_owned(),
+                ..UnsafeDestroyRangeResponse::default()
+            };
+        }
+        self.engine
+            .delete_range(&request.start_key, &request.end_key);
+        UnsafeDestroyRangeResponse::default()
+    }
+
+    /// Shows the lock and all versions of a key.
+    pub fn mvcc_get_by_key(
+        &mut self,
+        _now_ms: u64,
+        store: StoreId,
+        request: MvccGetByKeyRequest,
+    ) -> MvccGetByKeyResponse {
+        let context = request.context.clone().unwrap_or_default();
+        let key = Key::from_user(&request.key);
+        let result = self
+            .check_region(store, &context, Access::Read(None))
+            .map(|region| {
+                let reader = self.reader(region);
+                match reader.contains(key.encoded()) {
+                    true => Ok(debug::info(&reader, &key)),
+                    false => Err(reader.outside(key.encoded())),
+                }
+            });
+        match result {
+            Ok(Ok(info)) => MvccGetByKeyResponse {
+                info: Some(info),
+                ..MvccGetByKeyResponse::default()
+            },
+            Ok(Err(error)) => MvccGetByKeyResponse {
+                error,
+                ..MvccGetByKeyResponse::default()
+            },
+            Err(error) => MvccGetByKeyResponse {
+                region_error: Some(error),
+                ..MvccGetByKeyResponse::default()
+            },
+        }
+    }
+
+    /// Shows the first key of the region that a transaction has written.
+    pub fn mvcc_get_by_start_ts(
+        &mut self,
+        _now_ms: u64,
+        store: StoreId,
+        request: MvccGetByStartTsRequest,
+    ) -> MvccGetByStartTsResponse {
+        let context = request.context.clone().unwrap_or_default();
+        let region = match self.check_region(store, &context, Access::Read(None)) {
+            Ok(region) => region,
+            Err(error) => {
+                return MvccGetByStartTsResponse {
+                    region_error: Some(error),
+                    ..MvccGetByStartTsResponse::default()
+                };
+            }
+        };
+        let (start, end) = (&region.meta.start_key, &region.meta.end_key);
+        let found = self.engine.histories(start, end).find(|(_, history)| {
+            history
+                .from(u64::MAX)
+                .any(|(_, write)| write.start_ts == request.start_ts)
+        });
+        match found {
+            Some((key, _)) => MvccGetByStartTsResponse {
+                key: key.to_user(),
+                info: Some(debug::info(&self.reader(region), key)),
+                ..MvccGetByStartTsResponse::default()
+            },
+            None => MvccGetByStartTsResponse {
+                info: Some(Default::default()),
+                ..MvccGetByStartTsResponse::default()
+            },
+        }
+    }
+
+    /// Tells a store how transactions have ended; only its memory of them changes.
+    pub fn broadcast_txn_status(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: BroadcastTxnStatusRequest,
+    ) -> BroadcastTxnStatusResponse {
+        for status in &request.txn_status {
+            if status.commit_ts != 0 && !status.rolled_back {
+                self.remember_commit(now_ms, store, status.start_ts, status.commit_ts);
+            }
+        }
+        BroadcastTxnStatusResponse::default()
+    }
+
+    /// Removes versions that no read at or above the safe point can see. The server does this by
+    /// itself, some time after PD's safe point has moved.
+    pub fn collect_garbage(&mut self, safe_point: u64) {
+        let all = Bytes::new();
+        let mut changes = Vec::new();
+        for (key, history) in self.engine.histories(&all, &all) {
+            let mut covered = false;
+            for (commit_ts, write) in history.from(safe_point) {
+                let keep = !covered && write.kind == WriteKind::Put;
+                covered |= matches!(write.kind, WriteKind::Put | WriteKind::Delete);
+                if keep {
+                    continue;
+                }
+                changes.push(Change::DeleteWrite(key.clone(), commit_ts));
+                if write.kind == WriteKind::Put && write.short_value.is_none() {
+                    changes.push(Change::DeleteValue(key.clone(), write.start_ts));
+                }
+            }
+        }
+        for change in changes {
+            self.engine.apply(change);
+        }
+    }
+}
+
+/// An empty user key is the lack of a bound.
+fn stored_bound(user: &[u8]) -> Bytes {
+    if user.is_empty() {
+        Bytes::new()
+    } else {
+        key::encode(user)
+    }
+}

@@ -1,0 +1,215 @@
+//! Raw commands that read ranges: scans in either direction, and the checksum.
+
+use bytes::Bytes;
+use tikv_proto::kvrpcpb::{
+    ChecksumAlgorithm, KeyRange, KvPair, RawBatchScanRequest, RawBatchScanResponse,
+    RawChecksumRequest, RawChecksumResponse, RawScanRequest, RawScanResponse,
+};
+
+use super::Cluster;
+use super::checksum::crc64;
+use super::failure::Failure;
+use super::mvcc::engine::{ColumnFamily, RawValue};
+use super::raw_commands::{is_alive, pairs, text, texts};
+use super::region::{Region, StoreId};
+
+/// A range of stored keys to scan.
+struct RawRange {
+    start: Bytes,
+    end: Bytes,
+    reverse: bool,
+}
+
+impl Cluster {
+    /// Scans a range of the region.
+    pub fn raw_scan(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: RawScanRequest,
+    ) -> RawScanResponse {
+        let (region_error, kvs) = pairs(self.try_raw_scan(now_ms, store, &request));
+        RawScanResponse { region_error, kvs }
+    }
+
+    fn try_raw_scan(
+        &self,
+        now_ms: u64,
+        store: StoreId,
+        request: &RawScanRequest,
+    ) -> Result<Vec<KvPair>, Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        let check = self.raw_check(&context, "raw_scan");
+        check.range(&request.start_key, &request.end_key)?;
+        let region = self.raw_region(store, &context)?;
+        let format = self.raw_format();
+        let cf = format.cf(&request.cf)?;
+        let range = RawRange {
+            start: format.stored(&request.start_key),
+            end: format.stored_end(&request.end_key),
+            reverse: request.reverse,
+        };
+        let limit = request.limit as usize;
+        Ok(self.scan_raw(now_ms, region, cf, &range, limit, request.key_only))
+    }
+
+    fn scan_raw(
+        &self,
+        now_ms: u64,
+        region: &Region,
+        cf: ColumnFamily,
+        range: &RawRange,
+        limit: usize,
+        key_only: bool,
+    ) -> Vec<KvPair> {
+        let format = self.raw_format();
+        let pair = |(key, value): (&Bytes, &RawValue)| KvPair {
+            key: format.user(key),
+            value: if key_only {
+                Bytes::new()
+            } else {
+                value.value.clone()
+            },
+            ..KvPair::default()
+        };
+        let alive = |(_, value): &(&Bytes, &RawValue)| is_alive(value, now_ms);
+        let reader = self.reader(region);
+        if !range.reverse {
+            let (start, end) = reader.clip(&range.start, &range.end);
+            let found = self.engine.raw_range(cf, &start, &end);
+            return found.filter(alive).take(limit).map(pair).collect();
+        }
+        // Downwards from an empty key there is nothing, unlike upwards to one.
+        if range.start.is_empty() {
+            return Vec::new();
+        }
+        let (start, end) = reader.clip(&range.end, &range.start);
+        let found = self.engine.raw_range(cf, &start, &end);
+        found.rev().filter(alive).take(limit).map(pair).collect()
+    }
+
+    /// Scans several ranges of the region; one without an end goes up to the next one's start.
+    pub fn raw_batch_scan(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: RawBatchScanRequest,
+    ) -> RawBatchScanResponse {
+        let (region_error, kvs) = pairs(self.try_raw_batch_scan(now_ms, store, &request));
+        RawBatchScanResponse { region_error, kvs }
+    }
+
+    fn try_raw_batch_scan(
+        &self,
+        now_ms: u64,
+        store: StoreId,
+        request: &RawBatchScanRequest,
+    ) -> Result<Vec<KvPair>, Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        let check = self.raw_check(&context, "raw_batch_scan");
+        check.keys(std::iter::empty())?;
+        for range in &request.ranges {
+            check.range(&range.start_key, &range.end_key)?;
+        }
+        let region = self.raw_region(store, &context)?;
+        let format = self.raw_format();
+        let cf = format.cf(&request.cf)?;
+        let ranges = complete_ranges(&request.ranges);
+        let ordered = ranges.iter().all(|(start, end)| {
+            end.is_empty()
+                || if request.reverse {
+                    start > end
+                } else {
+                    start < end
+                }
+        });
+        if !ordered {
+            return Err(text("Error(Other(\"Invalid KeyRanges\"))"));
+        }
+        let mut found = Vec::new();
+        for (start, end) in ranges {
+            let range = RawRange {
+                start: format.stored(&start),
+                end: format.stored_end(&end),
+                reverse: request.reverse,
+            };
+            let limit = request.each_limit as usize;
+            found.extend(self.scan_raw(now_ms, region, cf, &range, limit, request.key_only));
+        }
+        Ok(found)
+    }
+
+    /// Sums up the pairs of ranges.
+    pub fn raw_checksum(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: RawChecksumRequest,
+    ) -> RawChecksumResponse {
+        match self.try_raw_checksum(now_ms, store, &request) {
+            Ok(response) => response,
+            Err(failure) => {
+                let (region_error, error) = texts(failure);
+                RawChecksumResponse {
+                    region_error,
+                    error,
+                    ..RawChecksumResponse::default()
+                }
+            }
+        }
+    }
+
+    fn try_raw_checksum(
+        &self,
+        now_ms: u64,
+        store: StoreId,
+        request: &RawChecksumRequest,
+    ) -> Result<RawChecksumResponse, Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        if ChecksumAlgorithm::try_from(request.algorithm).is_err() {
+            return Err(text(format!(
+                "unknown checksum algorithm {}",
+                request.algorithm
+            )));
+        }
+        let check = self.raw_check(&context, "raw_checksum");
+        check.keys(std::iter::empty())?;
+        for range in &request.ranges {
+            check.range(&range.start_key, &range.end_key)?;
+        }
+        let region = self.raw_region(store, &context)?;
+        let format = self.raw_format();
+        let mut response = RawChecksumResponse::default();
+        for range in &request.ranges {
+            let range = RawRange {
+                start: format.stored(&range.start_key),
+                end: format.stored_end(&range.end_key),
+                reverse: false,
+            };
+            let cf = ColumnFamily::Default;
+            for pair in self.scan_raw(now_ms, region, cf, &range, usize::MAX, false) {
+                response.checksum ^= crc64(&[&pair.key, &pair.value]);
+                response.total_kvs += 1;
+                response.total_bytes += (pair.key.len() + pair.value.len()) as u64;
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn complete_ranges(ranges: &[KeyRange]) -> Vec<(Bytes, Bytes)> {
+    let next_starts = ranges.iter().skip(1).map(|range| &range.start_key);
+    let ends = next_starts.map(Some).chain(std::iter::once(None));
+    ranges
+        .iter()
+        .zip(ends)
+        .map(|(range, next)| {
+            let end = if range.end_key.is_empty() {
+                next.cloned().unwrap_or_default()
+            } else {
+                range.end_key.clone()
+            };
+            (range.start_key.clone(), end)
+        })
+        .collect()
+}

@@ -1,0 +1,152 @@
+//! Regions and their map: who holds which range, at which epoch, and who leads it.
+//!
+//! One view for all stores: a change of a region is known to each of its peers at once. What PD
+//! believes is another matter and lives in `pd`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tikv_proto::metapb;
+
+use super::key::Key;
+use super::mvcc::lock::Lock;
+
+/// Id of a store.
+pub type StoreId = u64;
+/// Id of a region.
+pub type RegionId = u64;
+/// Id of a peer.
+pub type PeerId = u64;
+
+/// One region.
+#[derive(Clone, Debug, Default)]
+pub struct Region {
+    /// Id, encoded bounds, epoch and peers.
+    pub meta: metapb::Region,
+    /// Store of the leader; `None` during an election.
+    pub leader: Option<StoreId>,
+    /// Raft term.
+    pub term: u64,
+    /// The leader's store has caught up with PD's timestamps since it became leader.
+    pub max_ts_synced: bool,
+    /// A merge has been prepared: nothing may be proposed.
+    pub merging: bool,
+    /// Timestamp up to which followers answer stale reads.
+    pub safe_ts: u64,
+    /// Pessimistic locks that only the leader holds.
+    pub memory_locks: BTreeMap<Key, Lock>,
+}
+
+impl Region {
+    /// The region's epoch; every region has one.
+    pub fn epoch(&self) -> metapb::RegionEpoch {
+        self.meta.region_epoch.unwrap_or_default()
+    }
+
+    /// The peer on a store.
+    pub fn peer_on(&self, store: StoreId) -> Option<&metapb::Peer> {
+        self.meta.peers.iter().find(|peer| peer.store_id == store)
+    }
+
+    /// The leader's peer.
+    pub fn leader_peer(&self) -> Option<&metapb::Peer> {
+        self.peer_on(self.leader?)
+    }
+
+    /// Whether an encoded key lies inside.
+    pub fn contains(&self, encoded: &[u8]) -> bool {
+        encoded >= self.meta.start_key.as_ref()
+            && (self.meta.end_key.is_empty() || encoded < self.meta.end_key.as_ref())
+    }
+}
+
+/// All regions, by id and by start key. Their ranges cover the key space without overlap.
+#[derive(Clone, Debug, Default)]
+pub struct RegionMap {
+    by_id: BTreeMap<RegionId, Region>,
+    by_start: BTreeMap<Bytes, RegionId>,
+}
+
+impl RegionMap {
+    /// The region with an id.
+    pub fn get(&self, id: RegionId) -> Option<&Region> {
+        self.by_id.get(&id)
+    }
+
+    /// The region with an id, to change anything but its range.
+    pub fn get_mut(&mut self, id: RegionId) -> Option<&mut Region> {
+        self.by_id.get_mut(&id)
+    }
+
+    /// The region that holds an encoded key.
+    pub fn find(&self, encoded: &[u8]) -> Option<&Region> {
+        let (_, id) = self
+            .by_start
+            .range::<[u8], _>((
+                std::ops::Bound::Unbounded,
+                std::ops::Bound::Included(encoded),
+            ))
+            .next_back()?;
+        self.by_id.get(id).filter(|region| region.contains(encoded))
+    }
+
+    /// Regions from the one that starts at or after an encoded key.
+    pub fn starting_at(&self, encoded: &[u8]) -> impl Iterator<Item = &Region> {
+        let bounds = (
+            std::ops::Bound::Included(encoded),
+            std::ops::Bound::Unbounded,
+        );
+        self.by_start
+            .range::<[u8], _>(bounds)
+            .filter_map(|(_, id)| self.by_id.get(id))
+    }
+
+    /// Regions that start below an encoded key, the nearest first.
+    pub fn before(&self, encoded: &[u8]) -> impl Iterator<Item = &Region> {
+        let bounds = (
+            std::ops::Bound::Unbounded,
+            std::ops::Bound::Excluded(encoded),
+        );
+        self.by_start
+            .range::<[u8], _>(bounds)
+            .rev()
+            .filter_map(|(_, id)| self.by_id.get(id))
+    }
+
+    /// All regions in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = &Region> {
+        self.by_start.values().filter_map(|id| self.by_id.get(id))
+    }
+
+    /// All region ids in the order of their ids.
+    pub fn ids(&self) -> impl Iterator<Item = RegionId> {
+        self.by_id.keys().copied()
+    }
+
+    /// How many regions there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Puts a region in, replacing the one with its id.
+    pub fn insert(&mut self, region: Region) {
+        self.remove(region.meta.id);
+        self.by_start
+            .insert(region.meta.start_key.clone(), region.meta.id);
+        self.by_id.insert(region.meta.id, region);
+    }
+
+    /// Takes a region out.
+    pub fn remove(&mut self, id: RegionId) -> Option<Region> {
+        let region = self.by_id.remove(&id)?;
+        if self.by_start.get(&region.meta.start_key) == Some(&id) {
+            self.by_start.remove(&region.meta.start_key);
+        }
+        Some(region)
+    }
+}

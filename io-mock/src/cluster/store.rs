@@ -1,0 +1,77 @@
+//! What one store keeps to itself: its timestamps, the locks it holds in memory while a command is
+//! under way, what it remembers of finished transactions, and its place in the cluster.
+//!
+//! A restart loses all of it except the place.
+
+use std::collections::BTreeMap;
+
+use tikv_proto::metapb;
+
+use super::key::Key;
+use super::mvcc::lock::Lock;
+use super::mvcc::max_ts::MaxTs;
+
+/// One store.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// As PD describes it.
+    pub meta: metapb::Store,
+    /// It answers requests.
+    pub up: bool,
+    /// The greatest timestamp it has served.
+    pub max_ts: MaxTs,
+    /// Locks of prewrites that have computed their commit version and are not applied yet.
+    pub memory_locks: BTreeMap<Key, Lock>,
+    /// Commit versions of transactions that ended here.
+    pub committed: CommittedCache,
+    /// 1 is healthy, 100 the slowest.
+    pub slow_score: i32,
+    /// Last sequence number of health feedback.
+    pub feedback_seq_no: u64,
+}
+
+impl Store {
+    /// Loses what a restart loses. Feedback goes on from the time of the start, so it is higher
+    /// than before.
+    pub fn restart(&mut self, now_ms: u64) {
+        self.up = true;
+        self.max_ts = MaxTs::default();
+        self.memory_locks.clear();
+        self.committed = CommittedCache::default();
+        self.feedback_seq_no = self.feedback_seq_no.max(now_ms);
+    }
+}
+
+/// How many finished transactions a store remembers.
+const COMMITTED_CAPACITY: usize = 16 * 1024;
+/// How long it remembers them at least.
+const COMMITTED_KEPT_MS: u64 = 30_000;
+
+/// Commit versions of finished transactions, for telling a late prewrite from a first one.
+#[derive(Clone, Debug, Default)]
+pub struct CommittedCache {
+    by_start: BTreeMap<u64, (u64, u64)>,
+}
+
+impl CommittedCache {
+    /// Where a transaction committed.
+    pub fn get(&self, start_ts: u64) -> Option<u64> {
+        self.by_start
+            .get(&start_ts)
+            .map(|(commit_ts, _)| *commit_ts)
+    }
+
+    /// Remembers a commit. The oldest entries go when there are many and they have had their time.
+    pub fn insert(&mut self, now_ms: u64, start_ts: u64, commit_ts: u64) {
+        self.by_start.insert(start_ts, (commit_ts, now_ms));
+        while self.by_start.len() > COMMITTED_CAPACITY {
+            let Some(oldest) = self.by_start.first_entry() else {
+                break;
+            };
+            if oldest.get().1 + COMMITTED_KEPT_MS > now_ms {
+                break;
+            }
+            oldest.remove();
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! PessimisticLock: several keys of one request. Waiting is not here yet: a lock in the way is an
+//! error at once, as for a request that does not want to wait.
+
+use bytes::Bytes;
+use tikv_proto::kvrpcpb::{
+    Assertion, ExecDetailsV2, Op, PessimisticLockKeyResult, PessimisticLockKeyResultType,
+    PessimisticLockRequest, PessimisticLockResponse, PessimisticLockWakeUpMode,
+};
+
+use super::Cluster;
+use super::api_version::{ApiCheck, Mode, check_key_len};
+use super::failure::Failure;
+use super::key::Key;
+use super::mvcc::changes::Work;
+use super::mvcc::error::MvccError;
+use super::mvcc::pessimistic::{Granted, LockRequest, acquire};
+use super::region::StoreId;
+
+/// One key to lock.
+struct Wanted {
+    key: Key,
+    should_not_exist: bool,
+    shared: bool,
+}
+
+/// What a lock request comes to when it does not fail as a whole.
+enum Outcome {
+    Granted(Vec<Granted>),
+    /// A lock is in the way. The flag says that the request could wait for it.
+    Locked(MvccError, bool),
+}
+
+impl Cluster {
+    /// Locks the keys of one region pessimistically.
+    pub fn kv_pessimistic_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: PessimisticLockRequest,
+    ) -> PessimisticLockResponse {
+        let force = request.wake_up_mode() == PessimisticLockWakeUpMode::WakeUpModeForceLock;
+        let details = Some(Box::<ExecDetailsV2>::default());
+        match self.try_pessimistic_lock(now_ms, store, &request, force) {
+            Ok(Outcome::Granted(granted)) => PessimisticLockResponse {
+                exec_details_v2: details,
+                ..granted_response(&request, force, granted)
+            },
+            Ok(Outcome::Locked(error, waitable)) => {
+                let mut response = PessimisticLockResponse {
+                    errors: vec![error.to_key_error()],
+                    exec_details_v2: details,
+                    ..PessimisticLockResponse::default()
+                };
+                // A request that may wait is answered key by key.
+                if force && waitable {
+                    response.results.push(PessimisticLockKeyResult {
+                        r#type: PessimisticLockKeyResultType::LockResultFailed.into(),
+                        ..PessimisticLockKeyResult::default()
+                    });
+                }
+                response
+            }
+            Err(failure) => {
+                let (region_error, error) = failure.split();
+                PessimisticLockResponse {
+                    exec_details_v2: error.is_some().then(Box::default),
+                    region_error,
+                    errors: error.map(|error| *error).into_iter().collect(),
+                    ..PessimisticLockResponse::default()
+                }
+            }
+        }
+    }
+
+    fn try_pessimistic_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: &PessimisticLockRequest,
+        force: bool,
+    ) -> Result<Outcome, Failure> {
+        let context = request.context.clone().unwrap_or_default();
+        let mut wanted = Vec::with_capacity(request.mutations.len());
+        for mutation in &request.mutations {
+            let shared = match mutation.op() {
+                Op::PessimisticLock => false,
+                Op::SharedPessimisticLock => true,
+                other => {
+                    return Err(MvccError::crash(format_args!(
+                        "mismatch Op in pessimistic lock mutations: {other:?}"
+                    ))
+                    .into());
+                }
+            };
+            wanted.push(Wanted {
+                key: Key::from_user(&mutation.key),
+                should_not_exist: mutation.assertion() == Assertion::NotExist,
+                shared,
+            });
+        }
+        let check = ApiCheck {
+            storage: self.config().api_version,
+            context: &context,
+            command: "acquire_pessimistic_lock",
+            mode: Mode::Txn,
+        };
+        check.keys(wanted.iter().map(|w| w.key.encoded().as_ref()))?;
+        for want in &wanted {
+            check_key_len(want.key.encoded())?;
+        }
+        let lock = LockRequest {
+            primary: request.primary_lock.clone(),
+            ttl: request.lock_ttl,
+            for_update_ts: request.for_update_ts,
+            min_commit_ts: request.min_commit_ts,
+            need_value: request.return_values,
+            need_existence: request.check_existence,
+            only_if_exists: request.lock_only_if_exists,
+            allow_conflict: force,
+        };
+        self.txn_write(now_ms, store, &context, request.start_version, |work, _| {
+            if force && wanted.len() > 1 {
+                return Err(MvccError::txn(
+                    "Other(\"multiple keys in a single request with allowed_lock_with_conflict set \
+                     is not allowed\")",
+                )
+                .into());
+            }
+            Ok(lock_all(work, &lock, &wanted)?)
+        })
+    }
+}
+
+fn lock_all(
+    work: &mut Work<'_>,
+    lock: &LockRequest,
+    wanted: &[Wanted],
+) -> Result<Outcome, MvccError> {
+    let mut granted = Vec::with_capacity(wanted.len());
+    for want in wanted {
+        match acquire(work, lock, &want.key, want.should_not_exist, want.shared) {
+            Ok(one) => granted.push(one),
+            Err(error @ MvccError::KeyIsLocked(_)) => {
+                work.changes.clear();
+                return Ok(Outcome::Locked(error, true));
+            }
+            // Whoever wants the key for itself closes the shared locks to new members first.
+            Err(MvccError::NotShrinkOnly(mut shared)) => {
+                work.changes.clear();
+                shared.shrink_only = true;
+                let info = shared.info(want.key.to_user());
+                work.changes.put_shared(want.key.clone(), shared);
+                return Ok(Outcome::Locked(
+                    MvccError::KeyIsLocked(Box::new(info)),
+                    false,
+                ));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(Outcome::Granted(granted))
+}
+
+fn granted_response(
+    request: &PessimisticLockRequest,
+    force: bool,
+    granted: Vec<Granted>,
+) -> PessimisticLockResponse {
+    let mut response = PessimisticLockResponse::default();
+    for one in granted {
+        let exists = one.value.is_some();
+        let value = one.value.unwrap_or_else(Bytes::new);
+        if force {
+            let mut result = PessimisticLockKeyResult::default();
+            if let Some(ts) = one.conflict_ts {
+                result.r#type = PessimisticLockKeyResultType::LockResultLockedWithConflict.into();
+                result.locked_with_conflict_ts = ts;
+                result.value = value;
+                result.existence = exists;
+            } else if request.return_values {
+                result.value = value;
+                result.existence = exists;
+            } else if request.check_existence {
+                result.existence = exists;
+            }
+            response.results.push(result);
+        } else if request.return_values {
+            response.values.push(value);
+            response.not_founds.push(!exists);
+        } else if request.check_existence {
+            response.not_founds.push(!exists);
+        }
+    }
+    response
+}

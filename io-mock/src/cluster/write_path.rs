@@ -1,0 +1,202 @@
+//! From a command to its effects: check the region, let the command decide, check the size of what
+//! it decided, apply.
+//!
+//! A write passes four points: proposed, appended, committed, applied. Here they are one; a
+//! simulator that wants to lose a request or a reply does so before or after the call.
+
+use tikv_proto::kvrpcpb::Context;
+
+use super::Cluster;
+use super::failure::Failure;
+use super::key::Key;
+use super::mvcc::changes::{Changes, Work};
+use super::mvcc::engine::Change;
+use super::mvcc::error::MvccError;
+use super::mvcc::lock::{KeyLock, Lock};
+use super::mvcc::reader::Reader;
+use super::mvcc::write_record::WriteRecord;
+use super::region::{Region, RegionId, StoreId};
+use super::region_checks::{self, Access};
+
+/// The largest raft entry.
+const ENTRY_SIZE_MAX: usize = 8 * 1024 * 1024;
+/// What an entry costs beside its changes.
+const ENTRY_OVERHEAD: usize = 22;
+/// What a change costs beside its key and value.
+const CHANGE_OVERHEAD: usize = 16;
+
+/// A write record at the moment it was applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedWrite {
+    /// When.
+    pub at_ms: u64,
+    /// Where.
+    pub key: Key,
+    /// At which commit version.
+    pub commit_ts: u64,
+    /// What.
+    pub record: WriteRecord,
+}
+
+impl Cluster {
+    /// A view of one region.
+    pub(super) fn reader<'a>(&'a self, region: &'a Region) -> Reader<'a> {
+        Reader {
+            engine: &self.engine,
+            memory: &region.memory_locks,
+            region_id: region.meta.id,
+            start: &region.meta.start_key,
+            end: &region.meta.end_key,
+        }
+    }
+
+    /// Tells a store what PD has given out, so that it can refuse what PD has not.
+    pub(super) fn refresh_max_ts(&mut self, now_ms: u64, store: StoreId) {
+        let tso = self.pd.tso_bound(now_ms);
+        let limit = tso.saturating_add(self.config.max_ts_drift_ms << 18);
+        if let Some(store) = self.stores.get_mut(&store) {
+            store.max_ts.tso = tso;
+            store.max_ts.limit = limit;
+            store.max_ts.action = self.config.invalid_max_ts;
+        }
+    }
+
+    /// Raises a store's greatest timestamp for a read.
+    pub(super) fn raise_max_ts(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        ts: u64,
+    ) -> Result<(), MvccError> {
+        self.refresh_max_ts(now_ms, store);
+        match self.stores.get_mut(&store) {
+            Some(store) => store.max_ts.raise(ts),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a write command for one transaction on one region and applies what it decides.
+    pub(super) fn txn_write<R>(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        context: &Context,
+        start_ts: u64,
+        command: impl FnOnce(&mut Work<'_>, &Region) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let region_id = self.check_region(store, context, Access::Write)?.meta.id;
+        self.refresh_max_ts(now_ms, store);
+        let (Some(region), Some(served)) =
+            (self.regions.get(region_id), self.stores.get_mut(&store))
+        else {
+            return Err(region_checks::region_not_found(region_id).into());
+        };
+        let mut work = Work {
+            reader: Reader {
+                engine: &self.engine,
+                memory: &region.memory_locks,
+                region_id,
+                start: &region.meta.start_key,
+                end: &region.meta.end_key,
+            },
+            start_ts,
+            changes: Changes::default(),
+            max_ts: &mut served.max_ts,
+        };
+        let result = command(&mut work, region)?;
+        let changes = work.changes;
+        check_entry_size(region_id, changes.list.iter().map(change_size).sum())?;
+        self.apply(now_ms, region_id, changes);
+        Ok(result)
+    }
+
+    /// Applies changes to one region.
+    fn apply(&mut self, now_ms: u64, region_id: RegionId, changes: Changes) {
+        let in_memory = self.config.in_memory_pessimistic_locks
+            && changes
+                .list
+                .iter()
+                .all(|c| matches!(c, Change::PutPessimisticLock(..)));
+        let Some(region) = self.regions.get_mut(region_id) else {
+            return;
+        };
+        for change in changes.list {
+            match change {
+                Change::PutPessimisticLock(key, lock) if in_memory => {
+                    region.memory_locks.insert(key, lock);
+                    continue;
+                }
+                Change::PutLock(ref key, _)
+                | Change::PutPessimisticLock(ref key, _)
+                | Change::DeleteLock(ref key) => {
+                    region.memory_locks.remove(key);
+                }
+                Change::PutWrite(ref key, commit_ts, ref record) if self.config.keep_truth => {
+                    self.truth.push(AppliedWrite {
+                        at_ms: now_ms,
+                        key: key.clone(),
+                        commit_ts,
+                        record: record.clone(),
+                    });
+                }
+                Change::PutWrite(..)
+                | Change::DeleteWrite(..)
+                | Change::PutValue(..)
+                | Change::DeleteValue(..) => {}
+            }
+            self.engine.apply(change);
+        }
+    }
+
+    /// Remembers on a store that a transaction has committed.
+    pub(super) fn remember_commit(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        start_ts: u64,
+        commit_ts: u64,
+    ) {
+        if let Some(store) = self.stores.get_mut(&store) {
+            store.committed.insert(now_ms, start_ts, commit_ts);
+        }
+    }
+}
+
+/// Refuses a write whose changes do not fit into one entry.
+pub(super) fn check_entry_size(region_id: RegionId, changes: usize) -> Result<(), Failure> {
+    let size = changes + ENTRY_OVERHEAD;
+    if size > ENTRY_SIZE_MAX {
+        return Err(region_checks::entry_too_large(region_id, size as u64).into());
+    }
+    Ok(())
+}
+
+/// What one key and its value take in an entry.
+pub(super) fn pair_size(key: usize, value: usize) -> usize {
+    key + value + CHANGE_OVERHEAD
+}
+
+fn change_size(change: &Change) -> usize {
+    let (key, value) = match change {
+        Change::PutLock(key, KeyLock::Exclusive(lock)) | Change::PutPessimisticLock(key, lock) => {
+            (key, lock_size(lock))
+        }
+        Change::PutLock(key, KeyLock::Shared(shared)) => {
+            (key, shared.members.values().map(lock_size).sum())
+        }
+        Change::PutWrite(key, _, write) => (
+            key,
+            8 + write.short_value.as_ref().map_or(0, bytes::Bytes::len),
+        ),
+        Change::PutValue(key, _, value) => (key, 8 + value.len()),
+        Change::DeleteLock(key) => (key, 0),
+        Change::DeleteWrite(key, _) | Change::DeleteValue(key, _) => (key, 8),
+    };
+    pair_size(key.encoded().len(), value)
+}
+
+fn lock_size(lock: &Lock) -> usize {
+    let short = lock.short_value.as_ref().map_or(0, bytes::Bytes::len);
+    let secondaries: usize = lock.secondaries.iter().map(|key| key.len() + 1).sum();
+    lock.primary.len() + short + secondaries + 24
+}

@@ -1,0 +1,311 @@
+//! Brings a request of the catalogue to the function of the cluster that answers it.
+//!
+//! Called by everything that delivers: the simulator, the driver in process, a server on a socket.
+//! Deliberately absent: delivery itself, and state of any kind.
+
+use std::sync::Arc;
+
+use tikv_core::Timestamp;
+use tikv_core::driver::{Rpc, TransportError, TsoRequest};
+use tikv_core::wire::{Command, HealthCheckResponse, Response, ServingStatus};
+use tikv_proto::{errorpb, kvrpcpb, pdpb};
+
+use crate::cluster::Cluster;
+use crate::cluster::failure::{GrpcCode, GrpcError};
+use crate::cluster::region::StoreId;
+use crate::node::Node;
+
+macro_rules! store_calls {
+    ($($call:ident => $handler:ident;)*) => {
+        /// Has a store answer a request that carries its context.
+        ///
+        /// # Errors
+        ///
+        /// A failure below the level of replies: the store is down, belongs to another cluster,
+        /// or knows no such request.
+        pub fn store(
+            cluster: &mut Cluster,
+            now_ms: u64,
+            store: StoreId,
+            command: Command,
+        ) -> Result<Response, GrpcError> {
+            match command {
+                $(Command::$call(request) => {
+                    cluster.admit(store, request.context.as_deref())?;
+                    Ok(Response::$call(cluster.$handler(now_ms, store, request)))
+                })*
+                Command::HealthCheck(_) => {
+                    cluster.admit(store, None)?;
+                    let status = ServingStatus::Serving.into();
+                    Ok(Response::HealthCheck(HealthCheckResponse { status }))
+                }
+                // The catalogue may grow; what a store does not know it says so.
+                other => Err(unimplemented(&other)),
+            }
+        }
+    };
+}
+
+store_calls! {
+    Get => kv_get;
+    Scan => kv_scan;
+    Prewrite => kv_prewrite;
+    Commit => kv_commit;
+    Cleanup => kv_cleanup;
+    BatchGet => kv_batch_get;
+    BatchRollback => kv_batch_rollback;
+    ScanLock => kv_scan_lock;
+    ResolveLock => kv_resolve_lock;
+    DeleteRange => kv_delete_range;
+    RawGet => raw_get;
+    RawBatchGet => raw_batch_get;
+    RawPut => raw_put;
+    RawBatchPut => raw_batch_put;
+    RawDelete => raw_delete;
+    RawBatchDelete => raw_batch_delete;
+    RawScan => raw_scan;
+    RawDeleteRange => raw_delete_range;
+    RawBatchScan => raw_batch_scan;
+    PessimisticLock => kv_pessimistic_lock;
+    PessimisticRollback => kv_pessimistic_rollback;
+    CheckTxnStatus => kv_check_txn_status;
+    TxnHeartBeat => kv_txn_heart_beat;
+    CheckSecondaryLocks => kv_check_secondary_locks;
+    BufferBatchGet => kv_buffer_batch_get;
+    GetHealthFeedback => get_health_feedback;
+    BroadcastTxnStatus => broadcast_txn_status;
+    RawGetKeyTtl => raw_get_key_ttl;
+    RawCompareAndSwap => raw_compare_and_swap;
+    RawChecksum => raw_checksum;
+    UnsafeDestroyRange => unsafe_destroy_range;
+    SplitRegion => split_region;
+    MvccGetByKey => mvcc_get_by_key;
+    MvccGetByStartTs => mvcc_get_by_start_ts;
+}
+
+/// Whether a client may have region look-ups answered by a member that does not lead. The clients
+/// here do not ask for it.
+const FOLLOWER_ALLOWED: bool = false;
+
+/// Has a member of PD, counted from 0, answer a request.
+///
+/// # Errors
+///
+/// A failure below the level of replies: the member does not lead, belongs to another cluster, or
+/// knows no such request.
+pub fn pd(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    member: usize,
+    command: Command,
+) -> Result<Response, GrpcError> {
+    Ok(match command {
+        Command::GetMembers(request) => {
+            Response::GetMembers(cluster.pd().get_members(member, request)?)
+        }
+        Command::GetClusterInfo(request) => {
+            Response::GetClusterInfo(cluster.pd().get_cluster_info(member, request)?)
+        }
+        Command::GetRegion(request) => {
+            Response::GetRegion(cluster.pd().get_region(member, FOLLOWER_ALLOWED, request)?)
+        }
+        Command::GetPrevRegion(request) => {
+            let pd = cluster.pd();
+            Response::GetPrevRegion(pd.get_prev_region(member, FOLLOWER_ALLOWED, request)?)
+        }
+        Command::GetRegionById(request) => {
+            let pd = cluster.pd();
+            Response::GetRegionById(pd.get_region_by_id(member, FOLLOWER_ALLOWED, request)?)
+        }
+        Command::BatchScanRegions(request) => {
+            let pd = cluster.pd();
+            Response::BatchScanRegions(pd.batch_scan_regions(member, FOLLOWER_ALLOWED, request)?)
+        }
+        Command::GetStore(request) => Response::GetStore(cluster.pd_get_store(member, request)?),
+        Command::GetAllStores(request) => {
+            Response::GetAllStores(cluster.pd_get_all_stores(member, request)?)
+        }
+        Command::ScatterRegion(request) => {
+            Response::ScatterRegion(cluster.pd().scatter_region(member, request)?)
+        }
+        Command::SplitRegions(request) => {
+            Response::SplitRegions(cluster.pd_split_regions(now_ms, member, request)?)
+        }
+        Command::GetOperator(request) => {
+            Response::GetOperator(cluster.pd().get_operator(member, request)?)
+        }
+        Command::GetMinTs(request) => {
+            Response::GetMinTs(cluster.pd_mut().get_min_ts(now_ms, member, request)?)
+        }
+        Command::GetGcState(request) => {
+            Response::GetGcState(cluster.pd().get_gc_state(now_ms, member, request)?)
+        }
+        other => return Err(unimplemented(&other)),
+    })
+}
+
+/// The request of an action, as it goes over the wire: its context in its body.
+pub(crate) fn whole(rpc: &Rpc) -> Command {
+    let mut command = Command::clone(&rpc.command);
+    if let Some(context) = &rpc.context {
+        command.set_context(context.clone());
+    }
+    command
+}
+
+/// Has a node answer a request that carries its context.
+pub(crate) fn call(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    node: Node,
+    command: Command,
+    address: &Arc<str>,
+) -> Result<Response, TransportError> {
+    let answer = match node {
+        Node::Store(id) => store(cluster, now_ms, id, command),
+        Node::Pd(member) => pd(cluster, now_ms, member, command),
+    };
+    answer.map_err(|error| status(address, error))
+}
+
+/// Has a member of PD answer a wish for `count` timestamps; the last of them.
+pub(crate) fn timestamp(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    node: Node,
+    request: &TsoRequest,
+    count: u32,
+) -> Result<Timestamp, TransportError> {
+    let wire = pdpb::TsoRequest {
+        header: Some(pdpb::RequestHeader {
+            cluster_id: request.cluster_id,
+            ..Default::default()
+        }),
+        count,
+        ..Default::default()
+    };
+    let answer = match node {
+        Node::Pd(member) => cluster.pd_mut().tso(now_ms, member, wire),
+        Node::Store(_) => Err(GrpcError::new(
+            GrpcCode::Unimplemented,
+            "no such service: pdpb.PD",
+        )),
+    };
+    let reply = answer.map_err(|error| status(&request.url, error))?;
+    let ts = reply.timestamp.unwrap_or_default();
+    // The oracle's parts are never negative.
+    Ok(Timestamp::new(ts.physical as u64, ts.logical as u64))
+}
+
+fn unimplemented(command: &Command) -> GrpcError {
+    GrpcError::new(
+        GrpcCode::Unimplemented,
+        format!("unknown method {}", command.path()),
+    )
+}
+
+fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
+    let code = match error.code {
+        GrpcCode::Unknown => 2,
+        GrpcCode::InvalidArgument => 3,
+        GrpcCode::FailedPrecondition => 9,
+        GrpcCode::Unimplemented => 12,
+        GrpcCode::Unavailable => 14,
+    };
+    TransportError::Status {
+        address: address.clone(),
+        code,
+        message: error.message.into(),
+    }
+}
+
+macro_rules! store_messages {
+    ($($call:ident)*) => {
+        /// The context that a request to a store carries.
+        pub fn context(command: &Command) -> Option<&kvrpcpb::Context> {
+            match command {
+                $(Command::$call(request) => request.context.as_deref(),)*
+                // Requests to PD, which have none.
+                _ => None,
+            }
+        }
+
+        /// The region error that a store's answer carries, if it does.
+        pub fn region_error(response: &Response) -> Option<&errorpb::Error> {
+            match response {
+                $(Response::$call(response) => response.region_error.as_deref(),)*
+                // Answers of PD, which have none.
+                _ => None,
+            }
+        }
+    };
+}
+
+store_messages! {
+    Get Scan Prewrite Commit Cleanup BatchGet BatchRollback ScanLock ResolveLock DeleteRange RawGet
+    RawBatchGet RawPut RawBatchPut RawDelete RawBatchDelete RawScan RawDeleteRange RawBatchScan
+    Coprocessor PessimisticLock PessimisticRollback CheckTxnStatus TxnHeartBeat CheckSecondaryLocks
+    RawCoprocessor FlashbackToVersion PrepareFlashbackToVersion Flush BufferBatchGet
+    GetHealthFeedback RawGetKeyTtl RawCompareAndSwap RawChecksum UnsafeDestroyRange SplitRegion
+    MvccGetByKey MvccGetByStartTs GetLockWaitInfo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Config;
+    use tikv_core::driver::{Endpoint, Instant};
+
+    fn ask(node: Node, command: Command) -> Result<Response, TransportError> {
+        let mut cluster = Cluster::new(Config::default(), 1);
+        let endpoint = Endpoint::Store {
+            id: 1,
+            address: "s1".into(),
+        };
+        let deadline = Instant::FAR_FUTURE;
+        let request = Rpc {
+            endpoint,
+            context: None,
+            command: Arc::new(command),
+            deadline,
+        };
+        call(
+            &mut cluster,
+            1,
+            node,
+            whole(&request),
+            request.endpoint.address(),
+        )
+    }
+
+    #[test]
+    fn requests_reach_their_handler() {
+        let get = kvrpcpb::RawGetRequest::default().into();
+        let answer = ask(Node::Store(1), get).unwrap();
+        let error = region_error(&answer).expect("the request names no peer");
+        assert!(error.store_not_match.is_some(), "{error:?}");
+        let members = Command::GetMembers(Default::default());
+        assert!(matches!(
+            ask(Node::Pd(0), members),
+            Ok(Response::GetMembers(_))
+        ));
+    }
+
+    #[test]
+    fn what_a_node_does_not_know_is_a_status() {
+        for (node, command) in [
+            (Node::Store(1), Command::GetMembers(Default::default())),
+            (
+                Node::Store(1),
+                kvrpcpb::RawCoprocessorRequest::default().into(),
+            ),
+            (Node::Pd(0), kvrpcpb::GetRequest::default().into()),
+        ] {
+            let error = ask(node, command).unwrap_err();
+            assert!(
+                matches!(error, TransportError::Status { code: 12, .. }),
+                "{error:?}"
+            );
+        }
+    }
+}

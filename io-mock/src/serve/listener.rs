@@ -1,0 +1,132 @@
+//! One address that can be shut and opened again: what a server's process is to its clients.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::body::Body;
+
+/// The window of a stream and of a connection, as TiKV has them.
+const WINDOW_BYTES: u32 = 2 << 20;
+/// How many calls one connection may have open, as at TiKV.
+const STREAMS_MAX: u32 = 1024;
+
+/// Answers the requests that come to one address.
+pub(super) trait Service: Send + Sync + 'static {
+    /// Answers one call. A failure is a gRPC status, never a broken connection.
+    fn call(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = http::Response<Body>> + Send;
+}
+
+/// One address, open or shut.
+#[derive(Debug)]
+pub(super) struct Listener {
+    address: SocketAddr,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// Dropped or sent: shut.
+    shut: oneshot::Sender<()>,
+    accepting: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Binds an address; port 0 asks the system for one.
+    pub(super) async fn bind(address: SocketAddr) -> io::Result<(Listener, TcpListener)> {
+        let socket = TcpListener::bind(address).await?;
+        let address = socket.local_addr()?;
+        Ok((
+            Listener {
+                address,
+                open: Mutex::new(None),
+            },
+            socket,
+        ))
+    }
+
+    /// Where clients connect to.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers calls until [`shut`](Self::shut), or until the listener is dropped.
+    pub(super) fn serve<S: Service>(&self, socket: TcpListener, service: Arc<S>) {
+        let (shut, shutting) = oneshot::channel();
+        let accepting = tokio::spawn(accept(socket, service, shutting));
+        *self.open() = Some(Open { shut, accepting });
+    }
+
+    /// Opens the address again after [`shut`](Self::shut).
+    pub(super) async fn reopen<S: Service>(&self, service: Arc<S>) -> io::Result<()> {
+        if self.open().is_none() {
+            let socket = TcpListener::bind(self.address).await?;
+            self.serve(socket, service);
+        }
+        Ok(())
+    }
+
+    /// Closes the port and cuts every connection. Returns when both are done.
+    pub(super) async fn shut(&self) {
+        let open = self.open().take();
+        if let Some(Open { shut, accepting }) = open {
+            drop(shut);
+            // It ends by itself; a panic in it has been printed already.
+            let _ = accepting.await;
+        }
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes connections until `shutting` resolves, then cuts all of them.
+async fn accept<S: Service>(
+    socket: TcpListener,
+    service: Arc<S>,
+    mut shutting: oneshot::Receiver<()>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut shutting => break,
+            accepted = socket.accept() => {
+                // Failing to accept is the peer's trouble, or passes.
+                if let Ok((stream, _)) = accepted {
+                    connections.spawn(serve_connection(stream, service.clone()));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(socket);
+    connections.shutdown().await;
+}
+
+async fn serve_connection<S: Service>(stream: TcpStream, service: Arc<S>) {
+    // Small replies must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let calls = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.call(request).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), calls);
+    // A client that goes away ends the connection with an error; there is nobody to tell.
+    let _ = connection.await;
+}

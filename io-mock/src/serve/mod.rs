@@ -1,0 +1,27 @@
+//! The simulated cluster behind real gRPC on loopback, in real time.
+//!
+//! One [`Cluster`](crate::cluster::Cluster) behind one lock; a listener per store and one for PD.
+//! Bytes become commands, commands go to [`dispatch`](crate::dispatch), answers become bytes.
+//! Several requests of one frame are answered under one lock.
+//!
+//! Deliberately absent: faults below the level of connections. A store can be stopped and started,
+//! regions can split and move; lost and delayed messages belong to the simulator.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `served` | [`ServedCluster`]: addresses, and a hand on the cluster |
+//! | `listener` | one address that can be shut and opened again |
+//! | `store` `pd` `health` | what answers there |
+//! | `grpc` `codec` | gRPC over raw bytes |
+//! | `world` | the cluster and its clock |
+
+mod codec;
+mod grpc;
+mod health;
+mod listener;
+mod pd;
+mod served;
+mod store;
+mod world;
+
+pub use served::{ServedCluster, ServedClusterBuilder};

@@ -1,0 +1,280 @@
+//! The fault menu: what may go wrong, and how often it does in one run.
+//!
+//! Every fault is one that a real cluster can show: none breaks a commit that TiKV has
+//! acknowledged, puts two leaders into one term, or makes timestamps go back. A run switches a
+//! random part of the allowed faults off and gives the rest wild strengths, so that a rare
+//! combination is as likely as the usual mixture (swarm testing).
+
+use std::fmt;
+use std::time::Duration;
+
+use super::chance::{Chance, Ppm};
+
+macro_rules! faults {
+    ($( $(#[$doc:meta])* $fault:ident = $name:literal, )*) => {
+        /// Something that can go wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Fault {
+            $( $(#[$doc])* $fault, )*
+        }
+
+        impl Fault {
+            /// The whole menu.
+            pub const ALL: &[Fault] = &[$( Fault::$fault, )*];
+
+            /// The name in a configuration and in a timeline.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Fault::$fault => $name, )*
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    /// A request is lost before it arrives.
+    DropRequest = "drop request",
+    /// A reply is lost after the request took effect.
+    LoseReply = "lose reply",
+    /// A message takes much longer than others, perhaps longer than anybody waits.
+    Delay = "delay",
+    /// A request arrives a second time, perhaps long after its answer.
+    Duplicate = "duplicate",
+    /// A connection breaks with requests under way.
+    Reset = "reset",
+    /// Nothing passes between one client and one node for a while, in silence.
+    Cut = "cut",
+    /// A store stops and comes back without what it held in memory.
+    StopStore = "stop store",
+    /// A region splits.
+    Split = "split",
+    /// Two neighbouring regions become one.
+    Merge = "merge",
+    /// A region's leader moves.
+    TransferLeader = "move leader",
+    /// A region has no leader for a while.
+    LoseLeader = "lose leader",
+    /// A region change meets the very request that is being served.
+    Aim = "aim",
+    /// PD learns late how regions changed.
+    StalePd = "stale PD",
+    /// Another member of PD leads.
+    PdLeaderChange = "PD leader",
+    /// No member of PD answers.
+    PdOutage = "PD outage",
+    /// Timestamps come late.
+    SlowTso = "slow TSO",
+    /// The application drops a call that is under way.
+    Cancel = "cancel",
+    /// A client dies with all it was doing.
+    Crash = "crash",
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which faults a simulation may draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faults(u32);
+
+impl Faults {
+    /// The whole menu.
+    pub fn all() -> Self {
+        Fault::ALL
+            .iter()
+            .fold(Faults::none(), |faults, &fault| faults.with(fault))
+    }
+
+    /// Nothing goes wrong.
+    pub const fn none() -> Self {
+        Faults(0)
+    }
+
+    /// Also this one.
+    #[must_use]
+    pub const fn with(self, fault: Fault) -> Self {
+        Faults(self.0 | 1 << fault as u32)
+    }
+
+    /// But not this one.
+    #[must_use]
+    pub const fn without(self, fault: Fault) -> Self {
+        Faults(self.0 & !(1 << fault as u32))
+    }
+
+    /// Whether a fault may be drawn.
+    pub const fn contains(self, fault: Fault) -> bool {
+        self.0 & 1 << fault as u32 != 0
+    }
+
+    /// Those that may be drawn.
+    pub fn iter(self) -> impl Iterator<Item = Fault> {
+        Fault::ALL
+            .iter()
+            .copied()
+            .filter(move |&fault| self.contains(fault))
+    }
+}
+
+/// How strong one fault is in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// So many of a million messages or calls.
+    Share(u32),
+    /// Again and again, with this mean time in between.
+    Every(Duration),
+}
+
+impl fmt::Display for Strength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Strength::Share(ppm) => write!(f, "{}.{:02} %", ppm / 10_000, ppm / 100 % 100),
+            Strength::Every(mean) => write!(f, "every {} ms", mean.as_millis()),
+        }
+    }
+}
+
+/// The faults of one run with their strengths; those that are not in it are off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drawn {
+    strengths: Vec<(Fault, Strength)>,
+}
+
+/// Each allowed fault is on in this share of the runs.
+const ON: Ppm = 650_000;
+
+impl Drawn {
+    /// Draws from the allowed ones.
+    pub(super) fn draw(allowed: Faults, chance: &mut Chance) -> Self {
+        let mut strengths = Vec::new();
+        for &fault in Fault::ALL {
+            // Both are drawn whether or not the fault is allowed: forbidding one leaves the
+            // others as they were, which is what makes a failing run shrink.
+            let (on, strength) = (chance.hits(ON), draw_strength(fault, chance));
+            if on && allowed.contains(fault) {
+                strengths.push((fault, strength));
+            }
+        }
+        Drawn { strengths }
+    }
+
+    /// How strong a fault is; `None` if it is off.
+    pub fn strength(&self, fault: Fault) -> Option<Strength> {
+        self.strengths
+            .iter()
+            .find(|(on, _)| *on == fault)
+            .map(|(_, strength)| *strength)
+    }
+
+    /// The share of messages or calls that a fault hits.
+    pub(super) fn share(&self, fault: Fault) -> Ppm {
+        match self.strength(fault) {
+            Some(Strength::Share(ppm)) => ppm,
+            Some(Strength::Every(_)) | None => 0,
+        }
+    }
+
+    /// The faults that come by themselves, with the mean time between two of them.
+    pub(super) fn recurring(&self) -> impl Iterator<Item = (Fault, Duration)> {
+        self.strengths
+            .iter()
+            .filter_map(|&(fault, strength)| match strength {
+                Strength::Every(mean) => Some((fault, mean)),
+                Strength::Share(_) => None,
+            })
+    }
+
+    /// Which faults are on.
+    pub fn faults(&self) -> Faults {
+        self.strengths
+            .iter()
+            .fold(Faults::none(), |faults, &(fault, _)| faults.with(fault))
+    }
+}
+
+impl fmt::Display for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.strengths.is_empty() {
+            return f.write_str("no faults");
+        }
+        for (n, (fault, strength)) in self.strengths.iter().enumerate() {
+            let separator = if n == 0 { "" } else { " · " };
+            write!(f, "{separator}{fault} {strength}")?;
+        }
+        Ok(())
+    }
+}
+
+fn draw_strength(fault: Fault, chance: &mut Chance) -> Strength {
+    let mut share = |first, last| Strength::Share(chance.magnitude(first..=last) as u32);
+    match fault {
+        Fault::DropRequest | Fault::LoseReply => share(500, 60_000),
+        Fault::Delay | Fault::Duplicate => share(500, 100_000),
+        Fault::Aim => share(2_000, 200_000),
+        Fault::Cancel => share(2_000, 150_000),
+        Fault::Crash => share(1_000, 60_000),
+        Fault::SlowTso => share(5_000, 300_000),
+        Fault::StalePd => share(50_000, 1_000_000),
+        Fault::Split | Fault::Merge | Fault::TransferLeader => every(chance, 20, 2_000),
+        Fault::Reset | Fault::Cut | Fault::LoseLeader => every(chance, 50, 3_000),
+        Fault::StopStore | Fault::PdOutage => every(chance, 300, 6_000),
+        // Each change may put timestamps seconds ahead of the clock, where locks do not age.
+        Fault::PdLeaderChange => every(chance, 1_000, 8_000),
+    }
+}
+
+fn every(chance: &mut Chance, first_ms: u64, last_ms: u64) -> Strength {
+    Strength::Every(Duration::from_millis(chance.magnitude(first_ms..=last_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(seed: u64, allowed: Faults) -> Drawn {
+        Drawn::draw(allowed, &mut Chance::stream(seed, "faults"))
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in() {
+        let faults = Faults::none().with(Fault::Split).with(Fault::Crash);
+        assert!(faults.contains(Fault::Split) && !faults.contains(Fault::Merge));
+        assert_eq!(
+            faults.iter().collect::<Vec<_>>(),
+            [Fault::Split, Fault::Crash]
+        );
+        assert_eq!(
+            faults.without(Fault::Split).without(Fault::Crash),
+            Faults::none()
+        );
+        assert_eq!(Faults::all().iter().count(), Fault::ALL.len());
+    }
+
+    #[test]
+    fn each_seed_switches_another_part_off() {
+        let sets: Vec<Faults> = (0..50)
+            .map(|seed| drawn(seed, Faults::all()).faults())
+            .collect();
+        for &fault in Fault::ALL {
+            let on = sets.iter().filter(|set| set.contains(fault)).count();
+            assert!((15..50).contains(&on), "{fault} is on in {on} of 50");
+        }
+    }
+
+    #[test]
+    fn forbidding_one_leaves_the_others_as_they_were() {
+        for seed in 0..20 {
+            let all = drawn(seed, Faults::all());
+            let fewer = drawn(seed, Faults::all().without(Fault::Split));
+            assert_eq!(fewer.strength(Fault::Split), None);
+            for &fault in Fault::ALL.iter().filter(|&&fault| fault != Fault::Split) {
+                assert_eq!(fewer.strength(fault), all.strength(fault));
+            }
+        }
+    }
+}

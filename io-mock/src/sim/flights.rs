@@ -1,0 +1,322 @@
+//! Requests that travel alone: from the moment a client sends one until it is answered, given up
+//! or lost. What a unary call is over gRPC.
+//!
+//! A flight is known as long as some event names it: its arrival, its answer, or the moment its
+//! client stops waiting. A duplicate is a flight that nobody waits for.
+
+use tikv_core::driver::{ActionId, Instant, Reply, Rpc, TransportError};
+
+use super::manners::{Asking, Named};
+use super::marks::Mark;
+use super::network::{ClientId, Journey};
+use super::observe::Asked;
+use super::ops::OpKey;
+use super::world::{Event, World};
+use crate::dispatch;
+use crate::node::Node;
+
+/// Names a request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FlightKey(u32);
+
+/// A request under way.
+struct Flight {
+    /// Who waits; nobody does once it is answered, or for a duplicate.
+    waiter: Option<(OpKey, ActionId)>,
+    client: ClientId,
+    node: Node,
+    rpc: Rpc,
+    /// When the client asked for it.
+    sent: Instant,
+    /// When its bytes leave the client.
+    departs: Instant,
+    deadline: Instant,
+    /// It will not arrive.
+    lost: bool,
+    /// An [`Event::Expire`] is scheduled.
+    expires: bool,
+    reply: Option<Reply>,
+    /// Scheduled events that name it. At none it is forgotten.
+    events: u8,
+}
+
+/// All requests under way by themselves.
+#[derive(Default)]
+pub(super) struct Flights {
+    slots: Vec<Option<Flight>>,
+    free: Vec<u32>,
+}
+
+impl World {
+    /// Sends a request by itself.
+    pub(super) fn send(
+        &mut self,
+        client: ClientId,
+        node: Node,
+        waiter: (OpKey, ActionId),
+        rpc: Rpc,
+    ) {
+        let deadline = rpc.deadline;
+        let journey = self.network.request(self.now, client, node);
+        let mut flight = Flight {
+            waiter: Some(waiter),
+            client,
+            node,
+            rpc,
+            sent: self.now,
+            departs: Instant::FAR_FUTURE,
+            deadline: deadline.max(self.now),
+            lost: false,
+            expires: false,
+            reply: None,
+            events: 0,
+        };
+        match journey {
+            Journey::Refused(at) => {
+                self.audit.mark(Mark::ConnectionRefused);
+                let address = flight.rpc.endpoint.address().clone();
+                let message = "connection refused".into();
+                let error = TransportError::Connect { address, message };
+                flight.reply = Some(Reply::Response(Err(error)));
+                let key = self.flights.insert(flight);
+                self.answer_at(key, at);
+            }
+            Journey::Sent {
+                departs,
+                arrives,
+                again,
+            } => {
+                flight.departs = departs;
+                let never = departs >= flight.deadline;
+                let twin = again.filter(|_| !never).map(|at| (at, flight.twin()));
+                let key = self.flights.insert(flight);
+                match arrives {
+                    Some(at) if !never => {
+                        self.push_flight(at, key, Event::Arrive(key));
+                        if at >= deadline {
+                            self.expire(key);
+                        }
+                    }
+                    Some(_) | None => self.expire(key),
+                }
+                if let Some((at, twin)) = twin {
+                    let key = self.flights.insert(twin);
+                    self.push_flight(at, key, Event::Arrive(key));
+                }
+            }
+        }
+    }
+
+    fn push_flight(&mut self, at: Instant, key: FlightKey, event: Event) {
+        if let Some(flight) = self.flights.get(key) {
+            flight.events += 1;
+            self.queue.push(at, event);
+        }
+    }
+
+    /// The reply of a flight arrives then, or its client stops waiting before.
+    fn answer_at(&mut self, key: FlightKey, at: Instant) {
+        let Some(flight) = self.flights.get(key) else {
+            return;
+        };
+        if at < flight.deadline {
+            self.push_flight(at, key, Event::Answer(key));
+        } else {
+            flight.reply = None;
+            self.expire(key);
+        }
+    }
+
+    fn expire(&mut self, key: FlightKey) {
+        let Some(flight) = self.flights.get(key) else {
+            return;
+        };
+        let waits = flight.waiter.is_some() && flight.deadline != Instant::FAR_FUTURE;
+        if waits && !std::mem::replace(&mut flight.expires, true) {
+            let deadline = flight.deadline;
+            self.push_flight(deadline, key, Event::Expire(key));
+        }
+    }
+
+    /// A request reaches its node.
+    pub(super) fn arrive(&mut self, key: FlightKey) {
+        let Some(flight) = self.flights.land(key) else {
+            return;
+        };
+        let (client, node) = (flight.client, flight.node);
+        if flight.lost || !self.network.is_up(node) {
+            self.expire(key);
+            self.flights.release(key);
+            return;
+        }
+        if flight.waiter.is_none() || self.now >= flight.deadline {
+            self.audit.mark(Mark::ServedLate);
+        }
+        let rpc = flight.rpc.clone();
+        let asked = Asked {
+            context: rpc.context.as_deref(),
+            command: &rpc.command,
+        };
+        let whole = dispatch::whole(&rpc);
+        let address = rpc.endpoint.address();
+        let result = self.serve(client, node, asked, whole, address);
+        let arrives = self.network.reply(self.now, client, node);
+        if let Some(flight) = self
+            .flights
+            .get(key)
+            .filter(|flight| flight.waiter.is_some())
+        {
+            flight.reply = Some(Reply::Response(result));
+            match arrives {
+                Some(at) => self.answer_at(key, at),
+                None => {
+                    self.audit.mark(Mark::ReplyLost);
+                    self.answer_at(key, Instant::FAR_FUTURE);
+                }
+            }
+        }
+        self.flights.release(key);
+    }
+
+    /// A reply reaches its client.
+    pub(super) fn answer(&mut self, key: FlightKey) {
+        let Some(flight) = self.flights.land(key) else {
+            return;
+        };
+        // Without a reply it was taken back: the client will notice when its deadline passes.
+        if let Some(reply) = flight.reply.take()
+            && let Some(waiter) = flight.waiter.take()
+        {
+            if let Reply::Response(Ok(response)) = &reply {
+                let asked = Asking {
+                    sent: flight.sent,
+                    named: Named::by(flight.rpc.context.as_deref()),
+                };
+                self.manners.hears(self.now, flight.client, asked, response);
+            }
+            self.audit.answered(self.now, waiter.0.number());
+            self.deliver(waiter, reply);
+        }
+        self.flights.release(key);
+    }
+
+    /// A client stops waiting for a reply.
+    pub(super) fn give_up(&mut self, key: FlightKey) {
+        let now = self.now;
+        let Some(flight) = self.flights.land(key) else {
+            return;
+        };
+        if let Some(waiter) = flight.waiter.take() {
+            let address = flight.rpc.endpoint.address().clone();
+            let sent = flight.departs <= now;
+            let reply = Reply::Response(Err(TransportError::Deadline { address, sent }));
+            let (client, node, label) = (flight.client, flight.node, flight.rpc.command.label());
+            self.audit.mark(if sent {
+                Mark::DeadlinePassed
+            } else {
+                Mark::NeverSent
+            });
+            self.audit
+                .note(now, || format!("{client} gives up {label} to {node}"));
+            self.audit.answered(now, waiter.0.number());
+            self.deliver(waiter, reply);
+        }
+        self.flights.release(key);
+    }
+
+    /// A connection is gone, and with it what is under way on it.
+    pub(super) fn break_flights(&mut self, client: ClientId, node: Node) {
+        let now = self.now;
+        for index in 0..self.flights.slots.len() {
+            let Some(flight) = &mut self.flights.slots[index] else {
+                continue;
+            };
+            if (flight.client, flight.node) != (client, node) {
+                continue;
+            }
+            let sent = flight.departs <= now;
+            // What has left may still arrive, or be lost with the connection.
+            if !sent || self.chaos.coin() {
+                flight.lost = true;
+            }
+            flight.reply = None;
+            let Some(waiter) = flight.waiter.take() else {
+                continue;
+            };
+            let address = flight.rpc.endpoint.address().clone();
+            let message = "connection reset".into();
+            let error = TransportError::Broken {
+                address,
+                message,
+                sent,
+            };
+            let reply = Reply::Response(Err(error));
+            self.audit.mark(if sent {
+                Mark::BrokenInFlight
+            } else {
+                Mark::NeverSent
+            });
+            self.audit.answered(now, waiter.0.number());
+            let waker = self.ops.put(waiter.0, waiter.1, reply);
+            self.wakers.extend(waker);
+        }
+    }
+
+    /// A node has stopped answering, and nobody is told.
+    pub(super) fn lose_flights(&mut self, node: Node) {
+        for index in 0..self.flights.slots.len() {
+            if let Some(flight) = &mut self.flights.slots[index]
+                && flight.node == node
+            {
+                flight.lost = true;
+                flight.reply = None;
+                self.expire(FlightKey(index as u32));
+            }
+        }
+    }
+}
+
+impl Flight {
+    /// The same request once more, whose answer nobody waits for.
+    fn twin(&self) -> Flight {
+        Flight {
+            waiter: None,
+            rpc: self.rpc.clone(),
+            reply: None,
+            lost: false,
+            expires: false,
+            events: 0,
+            ..*self
+        }
+    }
+}
+
+impl Flights {
+    fn insert(&mut self, flight: Flight) -> FlightKey {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.slots[index as usize] = Some(flight);
+        FlightKey(index)
+    }
+
+    fn get(&mut self, key: FlightKey) -> Option<&mut Flight> {
+        self.slots.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    /// One of its events happens.
+    fn land(&mut self, key: FlightKey) -> Option<&mut Flight> {
+        let flight = self.get(key)?;
+        flight.events -= 1;
+        Some(flight)
+    }
+
+    /// Forgets a flight that no event names any more.
+    fn release(&mut self, key: FlightKey) {
+        if self.get(key).is_some_and(|flight| flight.events == 0) {
+            self.slots[key.0 as usize] = None;
+            self.free.push(key.0);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The network between clients and nodes: how long messages take, which are lost, what a broken
+//! connection means for requests under way. It decides about journeys and moves nothing itself.
+//!
+//! One link per client and node, as one connection. Deliberately absent: traffic between nodes,
+//! which the cluster does not have.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tikv_core::driver::Instant;
+
+use super::chance::{Chance, Ppm};
+use super::faults::{Drawn, Fault};
+use super::plan::{Latency, Plan};
+use crate::node::Node;
+
+/// One client of a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub(super) u32);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// Why a node can't be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Down {
+    /// Its machine says at once that nobody listens.
+    Refusing,
+    /// Nothing answers.
+    Silent,
+}
+
+/// What becomes of a request on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Journey {
+    /// No connection is made, which is known at this time.
+    Refused(Instant),
+    /// It leaves the client.
+    Sent {
+        /// When its bytes leave. It has not been sent if that is past its deadline.
+        departs: Instant,
+        /// When it arrives, unless it is lost.
+        arrives: Option<Instant>,
+        /// When it arrives a second time, if it does.
+        again: Option<Instant>,
+    },
+}
+
+/// What becomes of a frame on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It arrives then.
+    Arrives(Instant),
+    /// It never does, and nobody is told.
+    Lost,
+    /// The stream breaks under it, which both ends know then.
+    Breaks(Instant),
+}
+
+/// In which direction a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the client.
+    There,
+    /// To the client.
+    Back,
+}
+
+/// All links.
+pub(super) struct Network {
+    chance: Chance,
+    latency: Latency,
+    ordered: bool,
+    /// What the seed drew.
+    drawn: Shares,
+    /// What is in force: nothing while no faults happen.
+    shares: Shares,
+    links: BTreeMap<(ClientId, Node), Link>,
+    down: BTreeMap<Node, Down>,
+}
+
+/// How many messages of a million each fault hits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shares {
+    drop_request: Ppm,
+    lose_reply: Ppm,
+    delay: Ppm,
+    duplicate: Ppm,
+    slow_tso: Ppm,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    /// From when on the connection stands; absent before the first request and once it broke.
+    connected: Option<Instant>,
+    /// Arrival of the last request and of the last reply.
+    last_request: Instant,
+    last_reply: Instant,
+    /// Until when nothing passes.
+    cut_until: Instant,
+}
+
+/// A delayed message may come so much later: sometimes after every deadline.
+const DELAY: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_secs(6);
+/// One in so many delays is of another magnitude.
+const LONG_DELAY_ONE_IN: u64 = 20;
+const LONG_DELAY: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(6)..=Duration::from_secs(70);
+/// How long an attempt to open a stream may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How late a timestamp may be.
+const TSO_DELAY: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_millis(1_500);
+
+impl Network {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let share = |fault| Drawn::share(&plan.faults, fault);
+        Network {
+            chance: Chance::stream(plan.seed, "network"),
+            latency: plan.latency,
+            ordered: plan.ordered,
+            drawn: Shares {
+                drop_request: share(Fault::DropRequest),
+                lose_reply: share(Fault::LoseReply),
+                delay: share(Fault::Delay),
+                duplicate: share(Fault::Duplicate),
+                slow_tso: share(Fault::SlowTso),
+            },
+            shares: Shares::default(),
+            links: BTreeMap::new(),
+            down: BTreeMap::new(),
+        }
+    }
+
+    /// From now on messages are hit by what the seed drew.
+    pub(super) fn begin_faults(&mut self) {
+        self.shares = self.drawn;
+    }
+
+    /// From now on every message arrives, and every cut is mended.
+    pub(super) fn end_faults(&mut self) {
+        self.shares = Shares::default();
+        self.down.clear();
+        for link in self.links.values_mut() {
+            link.cut_until = Instant::ZERO;
+        }
+    }
+
+    /// Sends a request out.
+    pub(super) fn request(&mut self, now: Instant, client: ClientId, node: Node) -> Journey {
+        let link = self.links.entry((client, node)).or_default();
+        let latency = self.latency;
+        let connected = match link.connected {
+            Some(connected) => connected,
+            None => match self.down.get(&node) {
+                Some(Down::Refusing) => {
+                    return Journey::Refused(now + latency.draw(&mut self.chance) * 2);
+                }
+                // Nobody answers the connection attempt either.
+                Some(Down::Silent) => Instant::FAR_FUTURE,
+                None => {
+                    let from = now.max(link.cut_until);
+                    let connected = from + latency.draw(&mut self.chance) * 2;
+                    link.connected = Some(connected);
+                    connected
+                }
+            },
+        };
+        let departs = now.max(connected);
+        if departs == Instant::FAR_FUTURE {
+            return Journey::Sent {
+                departs,
+                arrives: None,
+                again: None,
+            };
+        }
+        let lost = departs < link.cut_until
+            || self.chance.hits(self.shares.drop_request)
+            || self.down.contains_key(&node);
+        let mut arrives = departs + latency.draw(&mut self.chance);
+        if self.chance.hits(self.shares.delay) {
+            arrives = arrives + delay(&mut self.chance);
+        } else if self.ordered {
+            arrives = arrives.max(link.last_request);
+            link.last_request = arrives;
+        }
+        let again = self.chance.hits(self.shares.duplicate).then(|| {
+            let later = delay(&mut self.chance);
+            departs + latency.draw(&mut self.chance) + later
+        });
+        Journey::Sent {
+            departs,
+            arrives: (!lost).then_some(arrives),
+            again,
+        }
+    }
+
+    /// Sends a reply back: when it arrives, unless it is lost.
+    pub(super) fn reply(&mut self, now: Instant, client: ClientId, node: Node) -> Option<Instant> {
+        let link = self.links.entry((client, node)).or_default();
+        if now < link.cut_until || self.chance.hits(self.shares.lose_reply) {
+            return None;
+        }
+        let mut arrives = now + self.latency.draw(&mut self.chance);
+        if self.chance.hits(self.shares.delay) {
+            arrives = arrives + delay(&mut self.chance);
+        } else if self.ordered {
+            arrives = arrives.max(link.last_reply);
+            link.last_reply = arrives;
+        }
+        Some(arrives)
+    }
+
+    /// Opens a stream: when it stands, or when it is known that it can't be opened.
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        node: Node,
+    ) -> Result<Instant, Instant> {
+        let link = self.links.entry((client, node)).or_default();
+        let round_trip = self.latency.draw(&mut self.chance) * 2;
+        match self.down.get(&node) {
+            Some(Down::Refusing) => Err(now + round_trip),
+            Some(Down::Silent) => Err(now + CONNECT_TIMEOUT),
+            None if link.cut_until > now + CONNECT_TIMEOUT => Err(now + CONNECT_TIMEOUT),
+            None => Ok(now.max(link.cut_until) + round_trip),
+        }
+    }
+
+    /// Sends a frame out on a stream, not before the one that was sent last arrives.
+    pub(super) fn carry(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        node: Node,
+        last: &mut Instant,
+        way: Way,
+    ) -> Carried {
+        let link = self.links.entry((client, node)).or_default();
+        if now < link.cut_until || self.down.contains_key(&node) {
+            return Carried::Lost;
+        }
+        let breaks = match way {
+            Way::There => self.shares.drop_request,
+            Way::Back => self.shares.lose_reply,
+        };
+        let mut arrives = now + self.latency.draw(&mut self.chance);
+        if self.chance.hits(breaks) {
+            return Carried::Breaks(arrives);
+        }
+        if self.chance.hits(self.shares.delay) {
+            // Whatever comes behind it on the stream is late as well.
+            arrives = arrives + delay(&mut self.chance);
+        }
+        *last = arrives.max(*last);
+        Carried::Arrives(*last)
+    }
+
+    /// How much later a frame reaches its node a second time, if it does.
+    pub(super) fn again(&mut self) -> Option<Duration> {
+        let again = self.chance.hits(self.shares.duplicate);
+        again.then(|| delay(&mut self.chance))
+    }
+
+    /// How much longer than other answers a timestamp takes.
+    pub(super) fn timestamp_delay(&mut self) -> Duration {
+        if self.chance.hits(self.shares.slow_tso) {
+            self.chance.time(TSO_DELAY)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The connection of a link is gone; the next request makes a new one.
+    pub(super) fn disconnect(&mut self, client: ClientId, node: Node) {
+        self.links.entry((client, node)).or_default().connected = None;
+    }
+
+    /// Nothing passes a link until then. The connection seems to stand.
+    pub(super) fn cut(&mut self, client: ClientId, node: Node, until: Instant) {
+        self.links.entry((client, node)).or_default().cut_until = until;
+    }
+
+    /// A node can't be reached from now on.
+    pub(super) fn take_down(&mut self, node: Node, down: Down) {
+        self.down.insert(node, down);
+    }
+
+    /// A node can be reached again.
+    pub(super) fn bring_up(&mut self, node: Node) {
+        self.down.remove(&node);
+    }
+
+    pub(super) fn is_up(&self, node: Node) -> bool {
+        !self.down.contains_key(&node)
+    }
+
+    /// Every link that was ever used.
+    pub(super) fn links(&self) -> Vec<(ClientId, Node)> {
+        self.links.keys().copied().collect()
+    }
+
+    /// Forgets the links of a client that is gone.
+    pub(super) fn forget(&mut self, client: ClientId) {
+        self.links.retain(|(owner, _), _| *owner != client);
+    }
+}
+
+fn delay(chance: &mut Chance) -> Duration {
+    if chance.below(LONG_DELAY_ONE_IN) == 0 {
+        chance.time(LONG_DELAY)
+    } else {
+        chance.time(DELAY)
+    }
+}

@@ -1,0 +1,5 @@
+//! Support for the tests that need more than one crate.
+
+pub mod conformance;
+pub mod mutations;
+pub mod seeds;
