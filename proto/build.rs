@@ -15,16 +15,19 @@ const SOURCES: &str = "proto";
 /// request until it is sent, errors and locks, which are rare, execution details, and what PD
 /// tells. A field of such a type is boxed, so that one pair of a scan takes eighty bytes and not a
 /// thousand, and the sum of all responses is no larger than what a point get needs.
-const BOXED: [&str; 9] = [
+const BOXED: [&str; 12] = [
     ".kvrpcpb.Context",
     ".errorpb.Error",
     ".kvrpcpb.KeyError",
     ".kvrpcpb.LockInfo",
+    ".kvrpcpb.MvccInfo",
     ".kvrpcpb.ExecDetails",
     ".kvrpcpb.ExecDetailsV2",
     ".metapb.Region",
     ".metapb.Store",
+    ".metapb.Buckets",
     ".pdpb.Member",
+    ".pdpb.StoreStats",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -5,6 +5,14 @@ use std::mem::size_of;
 use tikv_proto::kvrpcpb::{
     GetRequest, GetResponse, KvPair, Mutation, PrewriteResponse, RawGetResponse,
 };
+use tikv_proto::pdpb::{GetMembersResponse, GetRegionResponse, GetStoreResponse};
+
+#[test]
+fn what_pd_tells_is_small() {
+    assert!(size_of::<GetMembersResponse>() <= 136);
+    assert!(size_of::<GetRegionResponse>() <= 136);
+    assert!(size_of::<GetStoreResponse>() <= 136);
+}
 
 #[test]
 fn messages_of_every_call_are_small() {

@@ -138,19 +138,19 @@ fn answer(rpc: &Rpc) -> Result<Response, TransportError> {
     Ok(match &*rpc.command {
         Command::GetMembers(_) => Response::GetMembers(pdpb::GetMembersResponse {
             header: header(),
-            leader: Some(member()),
+            leader: Some(Box::new(member())),
             members: vec![member()],
             ..Default::default()
         }),
         Command::GetRegion(_) => Response::GetRegion(pdpb::GetRegionResponse {
             header: header(),
-            region: Some(region()),
+            region: Some(Box::new(region())),
             leader: Some(peer()),
             ..Default::default()
         }),
         Command::GetStore(_) => Response::GetStore(pdpb::GetStoreResponse {
             header: header(),
-            store: Some(store()),
+            store: Some(Box::new(store())),
             ..Default::default()
         }),
         Command::GetAllStores(_) => Response::GetAllStores(pdpb::GetAllStoresResponse {

@@ -168,7 +168,7 @@ impl Cluster {
             });
         match result {
             Ok(Ok(info)) => MvccGetByKeyResponse {
-                info: Some(info),
+                info: Some(Box::new(info)),
                 ..MvccGetByKeyResponse::default()
             },
             Ok(Err(error)) => MvccGetByKeyResponse {
@@ -208,7 +208,7 @@ impl Cluster {
         match found {
             Some((key, _)) => MvccGetByStartTsResponse {
                 key: key.to_user(),
-                info: Some(debug::info(&self.reader(region), key)),
+                info: Some(Box::new(debug::info(&self.reader(region), key))),
                 ..MvccGetByStartTsResponse::default()
             },
             None => MvccGetByStartTsResponse {

@@ -295,7 +295,7 @@ fn debug_info(key: &Bytes, mvcc: &Option<Box<kvrpcpb::MvccInfo>>) -> Option<kvrp
     Some(kvrpcpb::DebugInfo {
         mvcc_info: vec![kvrpcpb::MvccDebugInfo {
             key: key.clone(),
-            mvcc: Some(mvcc),
+            mvcc: Some(Box::new(mvcc)),
         }],
     })
 }
