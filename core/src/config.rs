@@ -43,6 +43,9 @@ pub struct Config {
     /// How long a lock lives that is kept alive by heartbeats. Default 20 s
     /// (client-go: `ManagedLockTTL`).
     pub managed_lock_ttl: Duration,
+    /// A transaction of more bytes keeps its locks alive by heartbeats while it commits. Default
+    /// 32 MiB (client-go: `TTLRefreshedTxnSize`).
+    pub heartbeat_bytes: usize,
     /// Up to which size of keys and values the mutations of one region travel in one request.
     /// Default 16 KiB (client-go: `TxnCommitBatchSize`).
     pub commit_batch_bytes: usize,
@@ -74,6 +77,7 @@ impl Default for Config {
             backoff_weight: NonZeroU32::new(2).unwrap_or(NonZeroU32::MIN),
             low_resolution_interval: Duration::from_secs(2),
             managed_lock_ttl: Duration::from_secs(20),
+            heartbeat_bytes: 32 * 1024 * 1024,
             commit_batch_bytes: 16 * 1024,
             commit_concurrency: 128,
             max_transaction_age: Duration::from_secs(24 * 3600),

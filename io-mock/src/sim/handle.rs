@@ -81,6 +81,7 @@ impl Sim {
         config.commit_batch_bytes = plan.commit_batch_bytes;
         config.scan_page_size = plan.scan_page_size;
         config.managed_lock_ttl = plan.managed_lock_ttl;
+        config.heartbeat_bytes = plan.heartbeat_bytes;
         (Endpoints::new(self.pd_endpoints(), false), config)
     }
 

@@ -97,8 +97,8 @@ marks! {
     LockCommittedByOther = "a lock was committed by another", usual;
     /// A lock was rolled back by somebody else.
     LockRolledBackByOther = "a lock was rolled back by another", usual;
-    /// A transaction lived long enough for a heartbeat. Only those of many megabytes send any.
-    HeartBeat = "heartbeat", rare;
+    /// A transaction lived long enough for a heartbeat.
+    HeartBeat = "heartbeat", usual;
     /// A member of PD that does not lead was asked.
     PdNotLeader = "PD is not leader", usual;
     /// PD knew no region for a key.

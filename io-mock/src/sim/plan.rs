@@ -30,6 +30,8 @@ pub struct Plan {
     pub scan_page_size: u32,
     /// How long a client's locks live that it keeps alive.
     pub managed_lock_ttl: Duration,
+    /// From which size on a transaction is kept alive.
+    pub heartbeat_bytes: usize,
     /// How long faults happen, counted from their beginning.
     pub fault_time: Duration,
     /// How long a call may take once no more faults happen.
@@ -88,6 +90,7 @@ impl Plan {
             commit_batch_bytes: chance.magnitude(1..=16_384) as usize,
             scan_page_size: chance.magnitude(1..=256) as u32,
             managed_lock_ttl: Duration::from_millis(chance.magnitude(200..=20_000)),
+            heartbeat_bytes: Chance::stream(seed, "heartbeats").magnitude(1..=1_000_000) as usize,
             fault_time: Duration::from_millis(chance.magnitude(500..=8_000)),
             patience: PATIENCE,
             time_limit: TIME_LIMIT,
@@ -107,7 +110,8 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "{} stores · {} PD · {} regions · latency {min:?}–{usual:?}, {}.{:02} % up to {max:?} \
-             · {} · {} · commits by {} bytes, scans by {} rows, locks for {:?} · faults for {:?}",
+             · {} · {} · commits by {} bytes, scans by {} rows, locks for {:?} · heartbeats from {} bytes \
+             · faults for {:?}",
             self.stores,
             self.pd_members,
             self.regions,
@@ -122,6 +126,7 @@ impl fmt::Display for Plan {
             self.commit_batch_bytes,
             self.scan_page_size,
             self.managed_lock_ttl,
+            self.heartbeat_bytes,
             self.fault_time,
         )?;
         write!(f, "{}", self.faults)

@@ -5,7 +5,7 @@
 //! locks) runs on behind its back. (client-go: `twoPhaseCommitter.execute`)
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -31,10 +31,6 @@ use crate::txn::lock::resolver::LockResolver;
 use crate::txn::lock::verdict::{Caller, Ending};
 use crate::txn::snapshot::locked;
 use crate::why::BackoffKind;
-
-/// From which size on a transaction's primary is kept alive by a heartbeat
-/// (client-go: `ttlRefreshedTxnSize`).
-const HEARTBEAT_SIZE: usize = 32 * 1024 * 1024;
 
 /// What a commit is given.
 pub(crate) struct CommitInput {
@@ -156,15 +152,12 @@ impl Committer {
             start_ts: self.start_ts,
             lock_ttl_ms: lock_ttl_ms(all.size(), elapsed, config.managed_lock_ttl),
         };
-        // A heartbeat before the lock is there would find nothing and end; its first beat comes
-        // half a lock's life from now, long after.
-        let heartbeat = (all.size() > HEARTBEAT_SIZE)
-            .then(|| Heartbeat::start(io, self.cluster.clone(), all.primary_key(), self.start_ts));
+        let heartbeat = OnceLock::new();
         let mut backoff = self.cluster.backoff(budget::PREWRITE_MS, self.deadline);
         let prewritten = self
-            .prewrite(io, &mut backoff, all, 0..all.len(), terms)
+            .prewrite(io, &mut backoff, all, 0..all.len(), terms, &heartbeat)
             .await;
-        (prewritten, heartbeat)
+        (prewritten, heartbeat.into_inner())
     }
 
     /// Locks the mutations at `items`, all batches at once. The first error stops the others.
@@ -175,13 +168,17 @@ impl Committer {
         all: &Mutations,
         items: Range<usize>,
         terms: Terms,
+        heartbeat: &OnceLock<Heartbeat>,
     ) -> Result<()> {
         let batches = self.batches(io, backoff, all, items, written_len).await?;
         let concurrency = self.cluster.config().commit_concurrency;
         let mut sent = stream::iter(batches)
             .map(|batch| {
                 let fork = backoff.fork();
-                async move { self.prewrite_batch(io, fork, all, batch, terms).await }
+                async move {
+                    self.prewrite_batch(io, fork, all, batch, terms, heartbeat)
+                        .await
+                }
             })
             .buffer_unordered(concurrency);
         while let Some(result) = sent.next().await {
@@ -197,6 +194,7 @@ impl Committer {
         all: &Mutations,
         batch: Batch<Region>,
         terms: Terms,
+        heartbeat: &OnceLock<Heartbeat>,
     ) -> Result<()> {
         // Parts of a region that was split: as many keys as there may be.
         let mut waiting = vec![(batch.region, batch.items, batch.region_items as u64)];
@@ -223,6 +221,12 @@ impl Committer {
                     );
                 }
                 Outcome::Answer(reply) => match prewrite::judge(reply.errors, self.start_ts) {
+                    // A heartbeat before that would find no lock, and end.
+                    Verdict::Locked if items.contains(&all.primary()) => {
+                        if all.size() > self.cluster.config().heartbeat_bytes {
+                            heartbeat.get_or_init(|| self.heartbeat(io, all));
+                        }
+                    }
                     Verdict::Locked => {}
                     Verdict::Fail(error) => return Err(error),
                     Verdict::Resolve(locks) => {
@@ -245,6 +249,10 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    fn heartbeat(&self, io: &Io, all: &Mutations) -> Heartbeat {
+        Heartbeat::start(io, self.cluster.clone(), all.primary_key(), self.start_ts)
     }
 
     /// Commits the batch that holds the primary: what becomes of the transaction.
