@@ -4,8 +4,10 @@
 //! Nothing is decided here: each call makes an operation of the protocol below and has the driver
 //! run it.
 
+mod point;
 mod raw;
 mod scan;
+mod shared;
 mod snapshot;
 mod transaction;
 mod transactions;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::snapshot::deadline;
+use super::shared::deadline;
 use super::{Closed, Endpoints};
 use crate::config::Config;
 use crate::driver::Driver;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::snapshot::deadline;
+use super::shared::deadline;
 use crate::driver::Driver;
 use crate::error::Result;
 use crate::key::{Key, KeyRange, KvPair};

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::point::{batch_get, get};
 use super::scan::{Scan, Source};
-use super::snapshot::{batch_get, deadline, get};
-use super::transactions::Shared;
+use super::shared::{Shared, deadline};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::flight::detached;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::Shared;
 use super::snapshot::Snapshot;
 use super::transaction::{Begin, Transaction};
 use super::{Closed, Endpoints};
@@ -28,12 +29,6 @@ pub struct TransactionClient<D> {
     driver: D,
     shared: Arc<Shared>,
     timeout: Option<Duration>,
-}
-
-/// What all transactions of a client share.
-pub(super) struct Shared {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) resolver: Arc<LockResolver>,
 }
 
 /// How a transaction is begun.

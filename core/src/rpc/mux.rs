@@ -43,7 +43,11 @@
 //! a header. It gets a `Mux` of its own too, on the same connections: ids need to be unique per
 //! stream only, and what breaks fails together.
 
+mod config;
+mod connection;
+mod queue;
 mod slab;
+mod stats;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,7 +58,12 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as MapEntry;
 
-use self::slab::{Handle, List, Slab};
+pub use self::config::MuxConfig;
+pub use self::stats::{MuxStats, Pending};
+
+use self::connection::{Connection, State, Writer};
+use self::queue::{Queue, level};
+use self::slab::{Handle, Slab};
 use super::frame::{Answer, RequestFrame, SplitFrame};
 use crate::error::TransportError;
 use crate::time::Instant;
@@ -79,42 +88,6 @@ pub struct Mux<T> {
     load: Option<(Instant, u64)>,
     stats: MuxStats,
     closed: bool,
-}
-
-/// The bounds of a [`Mux`].
-#[derive(Clone, Debug)]
-pub struct MuxConfig {
-    /// Connections to the address, at least 1. Default 4 (client-go: `grpc-connection-count`).
-    pub connections: usize,
-    /// Requests that may wait to be sent. Default 16384.
-    pub queue_entries_max: usize,
-    /// Bytes of the requests that may wait to be sent; a single larger one may, alone. Default
-    /// 64 MiB.
-    pub queue_bytes_max: usize,
-    /// Requests in one frame, at least 1. Default 128 (client-go: `max-batch-size`).
-    pub frame_entries_max: usize,
-    /// Bytes of the requests in one frame; a single larger one goes alone. Default 4 MiB.
-    pub frame_bytes_max: usize,
-    /// Requests sent and not answered per connection, at least 1; those of high priority go
-    /// beyond it. Default no limit (client-go: `max-concurrency-request-limit`).
-    pub in_flight_max: usize,
-    /// How long a cancelled request that was sent keeps its place if no answer comes. Default
-    /// 90 s.
-    pub abandoned_ttl: Duration,
-}
-
-impl Default for MuxConfig {
-    fn default() -> Self {
-        MuxConfig {
-            connections: 4,
-            queue_entries_max: 16384,
-            queue_bytes_max: 64 << 20,
-            frame_entries_max: 128,
-            frame_bytes_max: 4 << 20,
-            in_flight_max: usize::MAX,
-            abandoned_ttl: Duration::from_secs(90),
-        }
-    }
 }
 
 /// A request to be sent. (client-go: `batchCommandsEntry`)
@@ -178,43 +151,6 @@ pub struct Cancelled<T> {
     pub completion: T,
     /// Whether it may have been sent: `false` proves that the store never saw it.
     pub sent: bool,
-}
-
-/// What a [`Mux`] has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MuxStats {
-    /// Frames handed to writers.
-    pub frames: u64,
-    /// Requests in them.
-    pub sent: u64,
-    /// Answers handed out.
-    pub completed: u64,
-    /// Answers to requests that had been cancelled.
-    pub discarded: u64,
-    /// Answers to requests that are not known (any more).
-    pub outdated: u64,
-    /// Sent requests that ended by a broken stream, a failed write or close.
-    pub failed: u64,
-    /// Cancelled requests whose answer was waited for long enough.
-    pub abandoned: u64,
-    /// Requests that ended without being sent, for whatever reason.
-    pub unsent: u64,
-}
-
-/// The requests that have waited long for an answer. (client-go: `inspectPendingBatchRequests`)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
-    /// Id and waiting time of the one sent first.
-    pub oldest: Option<(u64, Duration)>,
-    /// Sent 30 s ago or longer.
-    pub slow: usize,
-    /// Of these, those later than every answer: the server may never have seen them.
-    pub slow_unconfirmed: usize,
-    /// Sent 90 s ago or longer.
-    pub hanging: usize,
-    /// Of these, those later than every answer.
-    pub hanging_unconfirmed: usize,
 }
 
 impl<T> Mux<T> {
@@ -841,147 +777,6 @@ enum Request<T> {
     },
 }
 
-#[derive(Debug)]
-struct Connection {
-    /// Counts the attempts to open it.
-    life: u32,
-    state: State,
-    /// Lives in a row that brought no frame.
-    failures: u32,
-    /// Whether this life has brought a frame.
-    heard: bool,
-    /// The highest id answered in this life.
-    highest_answered: u64,
-    sent: List,
-    abandoned: List,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Down { retry_at: Instant },
-    Connecting,
-    Up(Writer),
-}
-
-/// What a connection's writer is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
-    /// Writing, or waiting until it may; asks by itself.
-    Awake,
-    /// Found nothing to write, and sleeps.
-    Parked,
-    /// Named to the driver to be woken, and has not asked yet.
-    Woken,
-}
-
-impl Connection {
-    fn new() -> Self {
-        Connection {
-            life: 0,
-            state: State::Down {
-                retry_at: Instant::ZERO,
-            },
-            failures: 0,
-            heard: false,
-            highest_answered: 0,
-            sent: List::EMPTY,
-            abandoned: List::EMPTY,
-        }
-    }
-
-    fn begin(&mut self) -> u32 {
-        self.life = self.life.wrapping_add(1);
-        self.state = State::Connecting;
-        self.heard = false;
-        self.highest_answered = 0;
-        self.life
-    }
-
-    fn fail(&mut self, now: Instant) {
-        self.state = State::Down {
-            retry_at: now + reconnect_delay(self.failures),
-        };
-        self.failures = self.failures.saturating_add(1);
-    }
-
-    fn must_wait(&self, now: Instant) -> bool {
-        matches!(self.state, State::Down { retry_at } if retry_at > now)
-    }
-
-    fn available(&self, in_flight_max: usize) -> usize {
-        in_flight_max
-            .max(1)
-            .saturating_sub(self.sent.len() + self.abandoned.len())
-    }
-}
-
-/// What waits to be sent: one list per level of priority.
-#[derive(Debug)]
-struct Queue {
-    lists: [List; LEVELS],
-    /// One bit per list that is not empty.
-    occupied: u32,
-    len: usize,
-    bytes: usize,
-}
-
-impl Queue {
-    fn new() -> Self {
-        Queue {
-            lists: [List::EMPTY; LEVELS],
-            occupied: 0,
-            len: 0,
-            bytes: 0,
-        }
-    }
-
-    /// The highest level that is waiting.
-    fn highest(&self) -> Option<usize> {
-        self.occupied.checked_ilog2().map(|level| level as usize)
-    }
-
-    /// What goes out next.
-    fn front(&self) -> Option<u32> {
-        self.lists[self.highest()?].front()
-    }
-
-    fn push<V>(&mut self, slab: &mut Slab<V>, index: u32, level: usize, part_len: usize) {
-        slab.push_back(&mut self.lists[level], index);
-        self.occupied |= 1 << level;
-        self.len += 1;
-        self.bytes += part_len;
-    }
-
-    fn unlink<V>(&mut self, slab: &mut Slab<V>, index: u32, level: usize, part_len: usize) {
-        slab.unlink(&mut self.lists[level], index);
-        if self.lists[level].is_empty() {
-            self.occupied &= !(1 << level);
-        }
-        self.len -= 1;
-        self.bytes -= part_len;
-    }
-}
-
-/// Where in the queue a priority belongs; below [`LEVELS`].
-const fn level(priority: u32) -> usize {
-    let highest = (LEVELS - 1) as u32;
-    if priority < highest {
-        priority as usize
-    } else {
-        LEVELS - 1
-    }
-}
-
-/// How long a connection rests after `failures + 1` lives without a frame. Without jitter: an
-/// attempt is made when a request is waiting, and those come with jitter of their own.
-fn reconnect_delay(failures: u32) -> Duration {
-    // × 1.6 each time; the tenth is beyond the limit.
-    let factor = (0..failures.min(10)).fold(1.0, |factor, _| factor * 1.6);
-    RECONNECT_DELAY_BASE
-        .mul_f64(factor)
-        .min(RECONNECT_DELAY_MAX)
-}
-
 /// The error of a request that was sent.
 fn as_sent(error: &TransportError) -> TransportError {
     let mut error = error.clone();
@@ -1002,14 +797,8 @@ fn as_sent(error: &TransportError) -> TransportError {
     error
 }
 
-/// Resource control knows the priorities 0 to 16.
-const LEVELS: usize = 17;
-
 /// How long the server's word on its load is believed.
 const LOAD_TTL: Duration = Duration::from_secs(10);
-
-const RECONNECT_DELAY_BASE: Duration = Duration::from_millis(100);
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(3);
 
 const SLOW: Duration = Duration::from_secs(30);
 const HANGING: Duration = Duration::from_secs(90);

@@ -706,18 +706,6 @@ fn the_steady_path_keeps_its_memory() {
 }
 
 #[test]
-fn connections_rest_longer_after_each_failure() {
-    let delays: Vec<_> = (0..12).map(|n| reconnect_delay(n).as_millis()).collect();
-    assert_eq!(
-        delays,
-        [
-            100, 160, 256, 409, 655, 1048, 1677, 2684, 3000, 3000, 3000, 3000
-        ]
-    );
-    assert_eq!(reconnect_delay(u32::MAX), RECONNECT_DELAY_MAX);
-}
-
-#[test]
 fn an_error_of_something_sent_says_so() {
     let status = TransportError::Status {
         address: "a".into(),
