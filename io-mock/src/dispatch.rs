@@ -71,6 +71,7 @@ store_calls! {
     CheckTxnStatus => kv_check_txn_status;
     TxnHeartBeat => kv_txn_heart_beat;
     CheckSecondaryLocks => kv_check_secondary_locks;
+    Flush => kv_flush;
     BufferBatchGet => kv_buffer_batch_get;
     GetHealthFeedback => get_health_feedback;
     BroadcastTxnStatus => broadcast_txn_status;
