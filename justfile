@@ -26,6 +26,10 @@ replay seed *args:
 fuzz target seconds="60":
     .ci/fuzz {{ target }} {{ seconds }}
 
+# Another client at work on the simulated cluster
+peers *args:
+    cargo test --locked --manifest-path tests/peers/Cargo.toml {{ args }}
+
 # All benchmarks
 bench *args:
     cargo bench --workspace {{ args }}

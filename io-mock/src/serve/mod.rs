@@ -12,6 +12,7 @@
 //! | `served` | [`ServedCluster`]: addresses, and a hand on the cluster |
 //! | `listener` | one address that can be shut and opened again |
 //! | `store` `pd` `health` | what answers there |
+//! | `pd_calls` | PD's calls beyond the catalogue |
 //! | `grpc` `codec` | gRPC over raw bytes |
 //! | `world` | the cluster and its clock |
 
@@ -20,6 +21,7 @@ mod grpc;
 mod health;
 mod listener;
 mod pd;
+mod pd_calls;
 mod served;
 mod store;
 mod world;

@@ -13,10 +13,13 @@ use tonic::body::Body;
 use super::grpc;
 use super::health;
 use super::listener::Service;
+use super::pd_calls;
 use super::world::World;
 use crate::dispatch;
 
 const TSO: &str = "/pdpb.PD/Tso";
+/// With the value `true`, a member that does not lead may answer look-ups of regions.
+const ALLOW_FOLLOWER: &str = "pd-allow-follower-handle";
 
 /// Answers for one member of PD.
 #[derive(Debug)]
@@ -38,12 +41,31 @@ impl Service for PdServer {
             return grpc::unimplemented(path);
         }
         let path = path.to_owned();
-        grpc::unary(request, move |body| self.answer(&path, body)).await
+        let follower_allowed = request
+            .headers()
+            .get(ALLOW_FOLLOWER)
+            .is_some_and(|value| value == "true");
+        grpc::unary(request, move |body| {
+            self.answer(&path, follower_allowed, body)
+        })
+        .await
     }
 }
 
 impl PdServer {
-    fn answer(&self, path: &str, body: Bytes) -> Result<Bytes, Status> {
+    fn answer(&self, path: &str, follower_allowed: bool, body: Bytes) -> Result<Bytes, Status> {
+        let outside = self.world.with(|cluster, now_ms| {
+            let at = pd_calls::At {
+                cluster,
+                now_ms,
+                member: self.member,
+                follower_allowed,
+            };
+            pd_calls::answer(at, path, body.clone())
+        });
+        if let Some(answer) = outside {
+            return answer;
+        }
         let command = Command::decode_request(path, body)
             .ok_or_else(|| Status::unimplemented(format!("unknown method {path}")))?
             .map_err(grpc::unreadable)?;

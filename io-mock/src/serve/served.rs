@@ -109,6 +109,11 @@ impl ServedCluster {
         split_at(self, vec![key::encode(user_key)]);
     }
 
+    /// Splits the region that holds this raw key, so that one begins with it.
+    pub fn split_raw(&self, key: &[u8]) {
+        split_at(self, vec![Bytes::copy_from_slice(key)]);
+    }
+
     /// Has a region led by another store. `false` if the store has no peer that could lead.
     pub fn transfer_leader(&self, region: RegionId, to: StoreId) -> bool {
         self.with(|cluster, now_ms| cluster.transfer_leader(now_ms, region, to))
@@ -200,6 +205,15 @@ impl ServedClusterBuilder {
     /// The keys of transactions at which regions begin, besides the first one's.
     pub fn regions<K: AsRef<[u8]>>(mut self, user_keys: impl IntoIterator<Item = K>) -> Self {
         let keys = user_keys.into_iter().map(|key| key::encode(key.as_ref()));
+        self.split_keys.extend(keys);
+        self
+    }
+
+    /// The raw keys at which regions begin, besides the first one's.
+    pub fn raw_regions<K: AsRef<[u8]>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        let keys = keys
+            .into_iter()
+            .map(|key| Bytes::copy_from_slice(key.as_ref()));
         self.split_keys.extend(keys);
         self
     }
