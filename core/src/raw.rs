@@ -305,8 +305,8 @@ impl Raw {
         options: &RawOptions,
     ) -> Result<()> {
         let mut rest = range;
+        let mut backoff = self.backoff(options);
         while !rest.is_empty() {
-            let mut backoff = self.backoff(options);
             let region = self.cluster.locate(io, &mut backoff, rest.start()).await?;
             let part = rest.intersect(region.range());
             let request = kvrpcpb::RawDeleteRangeRequest {
@@ -327,6 +327,8 @@ impl Raw {
                         Some(end) => rest = KeyRange::new(end.clone(), rest.end().cloned()),
                         None => break,
                     }
+                    // Each region has a budget of its own, however often it must be asked.
+                    backoff = self.backoff(options);
                 }
             }
         }
