@@ -234,65 +234,57 @@ impl Reads {
         options: &ReadOptions,
     ) -> Result<Vec<Found>> {
         let mut backoff = self.cluster.backoff(budget::READ_MS, options.deadline);
+        let mut batches: FuturesUnordered<_> = self
+            .cut(io, &mut backoff, &keys)
+            .await?
+            .into_iter()
+            .map(|batch| self.get_moving_batch(io, backoff.fork(), batch, options))
+            .collect();
         let mut found = Vec::new();
-        let mut rest = keys;
-        while !rest.is_empty() {
-            let groups = self.cluster.group(io, &mut backoff, &rest).await?;
-            let mut batches: FuturesUnordered<_> = groups
-                .into_iter()
-                .flat_map(|(region, places)| {
-                    let keys = rest.get(places).unwrap_or_default();
-                    keys.chunks(BATCH_GET_SIZE)
-                        .map(|keys| (region.clone(), keys.to_vec()))
-                        .collect::<Vec<_>>()
-                })
-                .map(|(region, keys)| {
-                    let fork = backoff.fork();
-                    async move { self.get_batch(io, fork, region, keys, options).await }
-                })
-                .collect();
-            let mut again = Vec::new();
-            let mut failed = None;
-            let mut last_fork = None;
-            while let Some((result, fork)) = batches.next().await {
-                last_fork = Some(fork);
-                match result {
-                    Ok((pairs, left)) => {
-                        found.extend(pairs);
-                        again.extend(left);
-                    }
-                    Err(error) => failed = failed.or(Some(error)),
-                }
-            }
-            drop(batches);
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            if let Some(fork) = last_fork {
-                backoff.merge(&fork);
-            }
-            again.sort();
-            rest = again;
+        while let Some(pairs) = batches.next().await {
+            found.extend(pairs?);
         }
         Ok(found)
     }
 
-    /// One region's keys: what was found, and the keys that must be located again.
-    async fn get_batch(
+    /// Some keys of one region each, few enough for one request.
+    async fn cut(
+        &self,
+        io: &Io,
+        backoff: &mut Backoffer,
+        keys: &[Key],
+    ) -> Result<Vec<(Arc<Region>, Vec<Key>)>> {
+        let groups = self.cluster.group(io, backoff, keys).await?;
+        let batches = groups.into_iter().flat_map(|(region, places)| {
+            let keys = keys.get(places).unwrap_or_default();
+            keys.chunks(BATCH_GET_SIZE)
+                .map(move |keys| (region.clone(), keys.to_vec()))
+        });
+        Ok(batches.collect())
+    }
+
+    /// What was found of a batch of keys, wherever they move meanwhile.
+    async fn get_moving_batch(
         &self,
         io: &Io,
         mut backoff: Backoffer,
-        region: Arc<Region>,
-        keys: Vec<Key>,
+        batch: (Arc<Region>, Vec<Key>),
         options: &ReadOptions,
-    ) -> (Result<(Vec<Found>, Vec<Key>)>, Backoffer) {
-        let result = self
-            .get_batch_through(io, &mut backoff, &region, keys, options)
-            .await;
-        (result, backoff)
+    ) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        let mut waiting = vec![batch];
+        while let Some((region, keys)) = waiting.pop() {
+            let (pairs, left) = self
+                .get_batch(io, &mut backoff, &region, keys, options)
+                .await?;
+            found.extend(pairs);
+            waiting.extend(self.cut(io, &mut backoff, &left).await?);
+        }
+        Ok(found)
     }
 
-    async fn get_batch_through(
+    /// Sorted keys of one region: what was found, and the keys that must be located again.
+    async fn get_batch(
         &self,
         io: &Io,
         backoff: &mut Backoffer,
@@ -342,6 +334,7 @@ impl Reads {
                         }
                     }
                 }
+                again.sort();
                 keys = again;
             }
             if locks.is_empty() {
