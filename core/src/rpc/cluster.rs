@@ -35,6 +35,7 @@ pub(crate) struct Cluster {
     mode: KeyMode,
     region_loads: Arc<Flights<LoadOf, Arc<Region>>>,
     store_loads: Arc<Flights<u64, ()>>,
+    probes: Arc<Flights<u64, Liveness>>,
     /// The newest timestamp that was heard of, and when.
     heard: Mutex<(Timestamp, Instant)>,
     /// Seeds the random choices of each operation in turn.
@@ -85,6 +86,7 @@ impl Cluster {
             mode,
             region_loads: Arc::default(),
             store_loads: Arc::default(),
+            probes: Arc::default(),
             heard: Mutex::new((Timestamp::ZERO, Instant::ZERO)),
             next_seed: AtomicU64::new(seed),
             background: Arc::default(),
@@ -517,6 +519,11 @@ impl Cluster {
             address: address.unwrap_or_else(|| format!("store {id}").into()),
             message: "the store does not answer".into(),
         }
+    }
+
+    /// The probes of stores that are under way.
+    pub(super) fn probes(&self) -> &Arc<Flights<u64, Liveness>> {
+        &self.probes
     }
 
     /// Whether a store's address is known.

@@ -14,13 +14,28 @@ use crate::why::Why;
 
 /// How long a store may take to say that it lives (client-go: `storeLivenessTimeout`).
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a store that does not answer is asked again.
-const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// How soon a store that does not answer is asked again. The pause doubles: a store that merely
+/// restarts is found again soon.
+const WATCH_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause (client-go: always so long).
+const WATCH_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// After so many questions PD is asked where the store is.
 const PROBES_PER_RECHECK: u32 = 30;
 
-/// Asks a store whether it lives.
+/// Asks a store whether it lives. However many requests fail at once because it does not, it is
+/// asked once.
 pub(crate) async fn probe(cluster: &Arc<Cluster>, io: &Io, store: &Arc<Store>) -> Liveness {
+    let (asked, of) = (cluster.clone(), store.clone());
+    cluster
+        .probes()
+        .join(io, "probe_store", store.id(), |io| async move {
+            Ok(ask(&asked, &io, &of).await)
+        })
+        .await
+        .unwrap_or(Liveness::Unknown)
+}
+
+async fn ask(cluster: &Cluster, io: &Io, store: &Store) -> Liveness {
     if !cluster.is_resolved(store.id()) {
         return Liveness::Unknown;
     }
@@ -53,14 +68,15 @@ pub(crate) async fn probe(cluster: &Arc<Cluster>, io: &Io, store: &Arc<Store>) -
 
 const GRPC_UNIMPLEMENTED: u32 = 12;
 
-/// Asks a store every second until it answers, or is gone for good.
+/// Asks a store again and again until it answers, or is gone for good.
 pub(crate) fn watch(cluster: &Arc<Cluster>, io: &Io, store: Arc<Store>) {
     let cluster = cluster.clone();
     io.spawn(Operation::new("watch_store", |io: Io| async move {
         let mut probes: u32 = 0;
+        let mut pause = WATCH_PAUSE_MIN;
         loop {
-            io.sleep_until(io.now() + WATCH_PERIOD, Why::StoreProbe)
-                .await;
+            io.sleep_until(io.now() + pause, Why::StoreProbe).await;
+            pause = (pause * 2).min(WATCH_PAUSE_MAX);
             probes += 1;
             if probes.is_multiple_of(PROBES_PER_RECHECK) {
                 cluster.resolve_stores(&io, vec![store.id()]).await;
