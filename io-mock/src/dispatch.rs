@@ -12,6 +12,7 @@ use tikv_proto::{errorpb, kvrpcpb, pdpb};
 
 use crate::cluster::Cluster;
 use crate::cluster::failure::{GrpcCode, GrpcError};
+use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
 use crate::node::Node;
 
@@ -82,6 +83,43 @@ store_calls! {
     SplitRegion => split_region;
     MvccGetByKey => mvcc_get_by_key;
     MvccGetByStartTs => mvcc_get_by_start_ts;
+    GetLockWaitInfo => get_lock_wait_info;
+}
+
+/// Has a store answer a request, or have it wait for a lock if it allows that. Whoever calls this
+/// also calls [`take_woken`]; [`store`] is for those who can't let a request wait.
+///
+/// # Errors
+///
+/// As for [`store`].
+pub fn begin(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    id: StoreId,
+    command: Command,
+) -> Result<Answer<Response>, GrpcError> {
+    match command {
+        Command::PessimisticLock(request) => {
+            cluster.admit(id, request.context.as_deref())?;
+            Ok(match cluster.begin_pessimistic_lock(now_ms, id, request) {
+                Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
+                Answer::Later(ticket) => Answer::Later(ticket),
+            })
+        }
+        other => store(cluster, now_ms, id, other).map(Answer::Now),
+    }
+}
+
+/// Takes the answers of requests that have stopped waiting. To be called after every request, and
+/// when [`Cluster::next_wake_ms`] has come.
+pub fn take_woken(
+    cluster: &mut Cluster,
+    now_ms: u64,
+) -> Vec<(Ticket, Result<Response, GrpcError>)> {
+    let woken = cluster.take_woken(now_ms).into_iter();
+    woken
+        .map(|(ticket, answer)| (ticket, answer.map(Response::PessimisticLock)))
+        .collect()
 }
 
 /// Whether a client may have region look-ups answered by a member that does not lead. The clients

@@ -1,8 +1,9 @@
 //! A TiKV cluster with its PD as one deterministic state machine.
 //!
 //! [`Cluster`] holds stores, regions, data and PD. Every request is a plain function call with the
-//! current time as an argument: it returns the reply and has been applied when it returns. There is
-//! no clock, no thread, no chance, and no map whose order depends on anything but its contents.
+//! current time as an argument: it returns the reply and has been applied when it returns. The one
+//! kind that may wait, for a lock, says so and is answered later ([`lock_wait`]). There is no clock,
+//! no thread, no chance, and no map whose order depends on anything but its contents.
 //!
 //! Deliberately absent: delivery. Whether a request arrives, how long that takes, and whether its
 //! reply is lost, is decided by whoever calls. A request that is dropped is not called; a reply
@@ -13,7 +14,7 @@
 //! | keys | [`key`] |
 //! | versions, locks and their rules | [`mvcc`] |
 //! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_admin`] |
-//! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`] |
+//! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | PD | [`pd`] |
 //!
@@ -24,6 +25,7 @@ pub mod api_version;
 mod checksum;
 pub mod failure;
 pub mod key;
+pub mod lock_wait;
 pub mod mvcc;
 pub mod pd;
 pub mod range_commands;
@@ -49,6 +51,8 @@ use std::collections::BTreeMap;
 use tikv_proto::kvrpcpb::ApiVersion;
 use tikv_proto::metapb;
 
+use self::lock_wait::LockWaits;
+use self::lock_wait::waking::Woken;
 use self::mvcc::engine::Engine;
 use self::mvcc::max_ts::InvalidMaxTs;
 use self::pd::Pd;
@@ -110,6 +114,9 @@ pub struct Cluster {
     engine: Engine,
     pd: Pd,
     truth: Vec<AppliedWrite>,
+    lock_waits: LockWaits,
+    /// Answers of requests that have stopped waiting, to be taken.
+    woken: Vec<Woken>,
 }
 
 impl Cluster {
@@ -156,6 +163,8 @@ impl Cluster {
             engine: Engine::default(),
             pd,
             truth: Vec::new(),
+            lock_waits: LockWaits::default(),
+            woken: Vec::new(),
         }
     }
 

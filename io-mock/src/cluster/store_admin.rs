@@ -50,6 +50,7 @@ impl Cluster {
         if let Some(store) = self.stores.get_mut(&store) {
             store.up = false;
         }
+        self.drop_waits(store);
         let led: Vec<_> = self
             .regions
             .iter()

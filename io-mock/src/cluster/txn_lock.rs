@@ -1,9 +1,9 @@
-//! PessimisticLock: several keys of one request. Waiting is not here yet: a lock in the way is an
-//! error at once, as for a request that does not want to wait.
+//! PessimisticLock: several keys of one request. Who has to wait is handed to
+//! [`lock_wait`](super::lock_wait).
 
 use bytes::Bytes;
 use tikv_proto::kvrpcpb::{
-    Assertion, ExecDetailsV2, Op, PessimisticLockKeyResult, PessimisticLockKeyResultType,
+    Assertion, LockInfo, Op, PessimisticLockKeyResult, PessimisticLockKeyResultType,
     PessimisticLockRequest, PessimisticLockResponse, PessimisticLockWakeUpMode,
 };
 
@@ -11,6 +11,8 @@ use super::Cluster;
 use super::api_version::{ApiCheck, Mode, check_key_len};
 use super::failure::Failure;
 use super::key::Key;
+use super::lock_wait::Answer;
+use super::lock_wait::waking::wait_ms;
 use super::mvcc::changes::Work;
 use super::mvcc::error::MvccError;
 use super::mvcc::pessimistic::{Granted, LockRequest, acquire};
@@ -24,55 +26,58 @@ struct Wanted {
 }
 
 /// What a lock request comes to when it does not fail as a whole.
-enum Outcome {
+pub(super) enum Outcome {
     Granted(Vec<Granted>),
-    /// A lock is in the way. The flag says that the request could wait for it.
-    Locked(MvccError, bool),
+    Blocked(Blocked),
+}
+
+/// A lock is in the way of a request.
+pub(super) struct Blocked {
+    /// The lock.
+    pub(super) lock: Box<LockInfo>,
+    /// The request may wait for it.
+    pub(super) waitable: bool,
+    /// The request wants the lock beside others.
+    pub(super) shared: bool,
 }
 
 impl Cluster {
-    /// Locks the keys of one region pessimistically.
+    /// Locks the keys of one region pessimistically. A lock in the way is an answer at once, as if
+    /// the request did not want to wait.
     pub fn kv_pessimistic_lock(
         &mut self,
         now_ms: u64,
         store: StoreId,
         request: PessimisticLockRequest,
     ) -> PessimisticLockResponse {
-        let force = request.wake_up_mode() == PessimisticLockWakeUpMode::WakeUpModeForceLock;
-        let details = Some(Box::<ExecDetailsV2>::default());
-        match self.try_pessimistic_lock(now_ms, store, &request, force) {
-            Ok(Outcome::Granted(granted)) => PessimisticLockResponse {
-                exec_details_v2: details,
-                ..granted_response(&request, force, granted)
-            },
-            Ok(Outcome::Locked(error, waitable)) => {
-                let mut response = PessimisticLockResponse {
-                    errors: vec![error.to_key_error()],
-                    exec_details_v2: details,
-                    ..PessimisticLockResponse::default()
-                };
-                // A request that may wait is answered key by key.
-                if force && waitable {
-                    response.results.push(PessimisticLockKeyResult {
-                        r#type: PessimisticLockKeyResultType::LockResultFailed.into(),
-                        ..PessimisticLockKeyResult::default()
-                    });
-                }
-                response
-            }
-            Err(failure) => {
-                let (region_error, error) = failure.split();
-                PessimisticLockResponse {
-                    exec_details_v2: error.is_some().then(Box::default),
-                    region_error,
-                    errors: error.map(|error| *error).into_iter().collect(),
-                    ..PessimisticLockResponse::default()
+        let force = forces(&request);
+        let result = self.try_pessimistic_lock(now_ms, store, &request, force);
+        response(&request, force, result)
+    }
+
+    /// Locks the keys of one region pessimistically. A lock in the way is waited for if the request
+    /// allows it; the answer is then among those of [`take_woken`](Cluster::take_woken).
+    pub fn begin_pessimistic_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: PessimisticLockRequest,
+    ) -> Answer<PessimisticLockResponse> {
+        let force = forces(&request);
+        let result = self.try_pessimistic_lock(now_ms, store, &request, force);
+        match (result, wait_ms(&request)) {
+            (Ok(Outcome::Blocked(blocked)), Some(wait_ms)) if blocked.waitable => {
+                let deadline_ms = now_ms + wait_ms;
+                match self.wait_for_lock(deadline_ms, store, request, force, blocked) {
+                    Ok(ticket) => Answer::Later(ticket),
+                    Err(error) => Answer::Now(failed_response(&error, force)),
                 }
             }
+            (result, _) => Answer::Now(response(&request, force, result)),
         }
     }
 
-    fn try_pessimistic_lock(
+    pub(super) fn try_pessimistic_lock(
         &mut self,
         now_ms: u64,
         store: StoreId,
@@ -140,9 +145,13 @@ fn lock_all(
     for want in wanted {
         match acquire(work, lock, &want.key, want.should_not_exist, want.shared) {
             Ok(one) => granted.push(one),
-            Err(error @ MvccError::KeyIsLocked(_)) => {
+            Err(MvccError::KeyIsLocked(lock)) => {
                 work.changes.clear();
-                return Ok(Outcome::Locked(error, true));
+                return Ok(Outcome::Blocked(Blocked {
+                    lock,
+                    waitable: true,
+                    shared: want.shared,
+                }));
             }
             // Whoever wants the key for itself closes the shared locks to new members first.
             Err(MvccError::NotShrinkOnly(mut shared)) => {
@@ -150,15 +159,66 @@ fn lock_all(
                 shared.shrink_only = true;
                 let info = shared.info(want.key.to_user());
                 work.changes.put_shared(want.key.clone(), shared);
-                return Ok(Outcome::Locked(
-                    MvccError::KeyIsLocked(Box::new(info)),
-                    false,
-                ));
+                return Ok(Outcome::Blocked(Blocked {
+                    lock: Box::new(info),
+                    waitable: false,
+                    shared: want.shared,
+                }));
             }
             Err(other) => return Err(other),
         }
     }
     Ok(Outcome::Granted(granted))
+}
+
+fn forces(request: &PessimisticLockRequest) -> bool {
+    request.wake_up_mode() == PessimisticLockWakeUpMode::WakeUpModeForceLock
+}
+
+/// The answer to a request that has run.
+pub(super) fn response(
+    request: &PessimisticLockRequest,
+    force: bool,
+    result: Result<Outcome, Failure>,
+) -> PessimisticLockResponse {
+    match result {
+        Ok(Outcome::Granted(granted)) => PessimisticLockResponse {
+            exec_details_v2: Some(Box::default()),
+            ..granted_response(request, force, granted)
+        },
+        Ok(Outcome::Blocked(blocked)) => {
+            // A request that may wait is answered key by key.
+            let by_key = force && blocked.waitable;
+            failed_response(&MvccError::KeyIsLocked(blocked.lock), by_key)
+        }
+        Err(failure) => {
+            let (region_error, error) = failure.split();
+            PessimisticLockResponse {
+                exec_details_v2: error.is_some().then(Box::default),
+                region_error,
+                errors: error.map(|error| *error).into_iter().collect(),
+                ..PessimisticLockResponse::default()
+            }
+        }
+    }
+}
+
+/// The answer to a request of which a key failed; `by_key` says that it is answered key by key.
+pub(super) fn failed_response(error: &MvccError, by_key: bool) -> PessimisticLockResponse {
+    PessimisticLockResponse {
+        errors: vec![error.to_key_error()],
+        results: if by_key { failed_results() } else { Vec::new() },
+        exec_details_v2: Some(Box::default()),
+        ..PessimisticLockResponse::default()
+    }
+}
+
+/// What a request that is answered key by key gets for a key that failed.
+pub(super) fn failed_results() -> Vec<PessimisticLockKeyResult> {
+    vec![PessimisticLockKeyResult {
+        r#type: PessimisticLockKeyResultType::LockResultFailed.into(),
+        ..PessimisticLockKeyResult::default()
+    }]
 }
 
 fn granted_response(

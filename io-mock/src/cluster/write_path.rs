@@ -106,8 +106,28 @@ impl Cluster {
         let result = command(&mut work, region)?;
         let changes = work.changes;
         check_entry_size(region_id, changes.list.iter().map(change_size).sum())?;
+        let locked = self.waited_for(store, &changes);
+        let released = changes.released.clone();
         self.apply(now_ms, region_id, changes);
+        self.note_new_locks(now_ms, store, locked);
+        self.wake(now_ms, store, released);
         Ok(result)
+    }
+
+    /// The locks to be put onto keys that somebody waits for.
+    fn waited_for(&self, store: StoreId, changes: &Changes) -> Vec<(Key, KeyLock)> {
+        let puts = changes.list.iter().filter_map(|change| match change {
+            Change::PutLock(key, lock) => Some((key, lock.clone())),
+            Change::PutPessimisticLock(key, lock) => Some((key, KeyLock::Exclusive(lock.clone()))),
+            Change::DeleteLock(_)
+            | Change::PutWrite(..)
+            | Change::DeleteWrite(..)
+            | Change::PutValue(..)
+            | Change::DeleteValue(..) => None,
+        });
+        puts.filter(|(key, _)| self.lock_waits.has_queue(store, key))
+            .map(|(key, lock)| (key.clone(), lock))
+            .collect()
     }
 
     /// Applies changes to one region.

@@ -2,12 +2,7 @@
 //! simulated cluster does not give, on purpose, each with its reason.
 
 /// Names of scenarios begin like this, and this is why their answers differ.
-const EXCEPTIONS: [(&str, &str); 3] = [
-    ("wait_then_committed", NO_WAITING),
-    ("wait_many_keys_one_locked", NO_WAITING),
-    ("two_waiters_order", NO_WAITING),
-];
-const NO_WAITING: &str = "waiting for a lock is not simulated";
+const EXCEPTIONS: [(&str, &str); 0] = [];
 
 /// Names of scenarios begin like this that were recorded one after another in the first half of
 /// their file, when the leader kept no pessimistic lock in its memory: each of them that could tell

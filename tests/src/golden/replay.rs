@@ -6,7 +6,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use tikv_core::wire::{Command, Response};
+use tikv_io_mock::cluster::failure::GrpcError;
 use tikv_io_mock::cluster::key::Key;
+use tikv_io_mock::cluster::lock_wait::Answer;
 use tikv_io_mock::cluster::mvcc::max_ts::InvalidMaxTs;
 use tikv_io_mock::cluster::{Cluster, Config};
 use tikv_io_mock::dispatch;
@@ -18,6 +20,8 @@ use super::scenario::{Asked, Scenario, Step};
 
 /// When a replay begins. Recorded timestamps are compared only with each other.
 const START_MS: u64 = 1_700_000_000_000;
+/// How long the recorder waited after it had left a request waiting.
+const AFTER_SPAWN_MS: u64 = 150;
 
 /// The first answer of a scenario that differs.
 #[derive(Clone, Debug)]
@@ -111,7 +115,11 @@ struct Run<'a> {
 struct Spawned {
     rpc: String,
     command: Command,
-    got: Result<Response, String>,
+    answer: Result<Answer<Response>, String>,
+}
+
+fn told<T>(answer: Result<T, GrpcError>) -> Result<T, String> {
+    answer.map_err(|error| format!("{:?}: {}", error.code, error.message))
 }
 
 impl Run<'_> {
@@ -125,28 +133,57 @@ impl Run<'_> {
             }
             Step::Spawn(asked, name) => {
                 let command = self.command(asked)?;
-                let got = self.ask(asked, command.clone());
+                let answer = self.ask(asked, command.clone());
                 let spawned = Spawned {
                     rpc: asked.rpc.clone(),
                     command,
-                    got,
+                    answer,
                 };
                 self.spawned.insert(name.clone(), spawned);
+                self.now_ms += AFTER_SPAWN_MS;
+                self.take_woken();
                 Ok(None)
             }
             Step::StillWaiting(name) => {
-                let spawned = self.spawned.get(name).ok_or("nobody waits")?;
+                let spawned = self.spawned.get(name).ok_or("nobody has this name")?;
+                if matches!(spawned.answer, Ok(Answer::Later(_))) {
+                    return Ok(None);
+                }
                 Ok(Some(Difference {
                     step: 0,
                     rpc: spawned.rpc.clone(),
                     request: format!("{:?}", spawned.command),
                     expected: "still waiting".to_owned(),
-                    got: format!("{:?}", spawned.got),
+                    got: format!("{:?}", spawned.answer),
                 }))
             }
             Step::Join(name, answer) => {
-                let spawned = self.spawned.remove(name).ok_or("nobody waits")?;
-                self.compare(&spawned.rpc, &spawned.command, answer, spawned.got)
+                self.wait_for(name);
+                let spawned = self.spawned.remove(name).ok_or("nobody has this name")?;
+                self.compare(&spawned.rpc, &spawned.command, answer, spawned.answer)
+            }
+        }
+    }
+
+    /// Lets time pass until a spawned request is answered, or nothing will happen any more.
+    fn wait_for(&mut self, name: &str) {
+        let waits = |run: &Self| {
+            let spawned = run.spawned.get(name);
+            spawned.is_some_and(|spawned| matches!(spawned.answer, Ok(Answer::Later(_))))
+        };
+        while waits(self)
+            && let Some(at) = self.cluster.next_wake_ms()
+        {
+            self.now_ms = self.now_ms.max(at);
+            self.take_woken();
+        }
+    }
+
+    fn take_woken(&mut self) {
+        for (ticket, answer) in dispatch::take_woken(&mut self.cluster, self.now_ms) {
+            let mut spawned = self.spawned.values_mut();
+            if let Some(spawned) = spawned.find(|one| one.answer == Ok(Answer::Later(ticket))) {
+                spawned.answer = told(answer.map(Answer::Now));
             }
         }
     }
@@ -169,13 +206,14 @@ impl Run<'_> {
         Ok(command)
     }
 
-    fn ask(&mut self, asked: &Asked, command: Command) -> Result<Response, String> {
+    fn ask(&mut self, asked: &Asked, command: Command) -> Result<Answer<Response>, String> {
         let key = Key::from_user(&asked.key);
         let region = self.cluster.regions().find(key.encoded());
         let store = region.and_then(|region| region.leader);
         let store = store.ok_or("nobody leads the region")?;
-        dispatch::store(&mut self.cluster, self.now_ms, store, command)
-            .map_err(|error| format!("{:?}: {}", error.code, error.message))
+        let answer = dispatch::begin(&mut self.cluster, self.now_ms, store, command);
+        self.take_woken();
+        told(answer)
     }
 
     fn compare(
@@ -183,7 +221,7 @@ impl Run<'_> {
         rpc: &str,
         command: &Command,
         recorded: &[u8],
-        got: Result<Response, String>,
+        got: Result<Answer<Response>, String>,
     ) -> Result<Option<Difference>, String> {
         let clear = |encoded: Bytes| {
             let encoded = self.normal.answer(rpc, encoded)?;
@@ -193,7 +231,8 @@ impl Run<'_> {
         };
         let expected = clear(Bytes::copy_from_slice(recorded))?;
         let got = match got {
-            Ok(response) => Ok(clear(response.encode())?),
+            Ok(Answer::Now(response)) => Ok(clear(response.encode())?),
+            Ok(Answer::Later(_)) => Err("no answer, it waits".to_owned()),
             Err(error) => Err(error),
         };
         Ok((got.as_ref() != Ok(&expected)).then(|| Difference {

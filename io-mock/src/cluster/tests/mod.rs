@@ -9,6 +9,7 @@ mod prewriting;
 mod raw;
 mod reading;
 mod routing;
+mod waiting;
 
 use bytes::Bytes;
 use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction;

@@ -1,0 +1,276 @@
+//! Who is answered what, and when: a release wakes the first of a key's queue, the others follow
+//! after a delay, time runs out, a circle is refused.
+//!
+//! A request in the normal mode is told that the lock was released, and has to ask again; one that
+//! forces its lock is run again here and takes it. [`txn_lock`](super::super::txn_lock) runs them.
+
+use tikv_proto::kvrpcpb::write_conflict::Reason;
+use tikv_proto::kvrpcpb::{
+    GetLockWaitInfoRequest, GetLockWaitInfoResponse, PessimisticLockRequest,
+    PessimisticLockResponse,
+};
+
+use super::detector::wait_for_entry;
+use super::{Due, Release, Ticket, WAIT_MS_MAX, Waiter};
+use crate::cluster::Cluster;
+use crate::cluster::failure::{GrpcCode, GrpcError};
+use crate::cluster::key::Key;
+use crate::cluster::mvcc::changes::Released;
+use crate::cluster::mvcc::error::MvccError;
+use crate::cluster::mvcc::lock::KeyLock;
+use crate::cluster::region::StoreId;
+use crate::cluster::txn_lock::{Blocked, Outcome, failed_response, failed_results, response};
+
+/// The answer to a request that has waited; an error if its store was restarted.
+pub type Woken = (Ticket, Result<PessimisticLockResponse, GrpcError>);
+
+/// How long a request may wait from now on; `None` if it does not want to.
+pub(crate) fn wait_ms(request: &PessimisticLockRequest) -> Option<u64> {
+    match request.wait_timeout {
+        0 => Some(WAIT_MS_MAX),
+        asked => u64::try_from(asked)
+            .ok()
+            .map(|asked| asked.min(WAIT_MS_MAX)),
+    }
+}
+
+impl Cluster {
+    /// Takes the answers of requests that have stopped waiting, in the order they stopped.
+    pub fn take_woken(&mut self, now_ms: u64) -> Vec<Woken> {
+        while let Some((at, due)) = self.lock_waits.next_due(now_ms) {
+            match due {
+                Due::Timeout(ticket) => self.time_out(at, ticket),
+                Due::Rest(store, key) => self.wake_rest(at, store, &key),
+            }
+        }
+        std::mem::take(&mut self.woken)
+    }
+
+    /// When there will be something to take, unless something happens before; `None` if nobody
+    /// waits.
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        if !self.woken.is_empty() {
+            return Some(0);
+        }
+        self.lock_waits.next_ms()
+    }
+
+    /// Forgets a request whose client is gone.
+    pub fn cancel_wait(&mut self, ticket: Ticket) {
+        self.lock_waits.remove(ticket);
+        self.woken.retain(|(woken, _)| *woken != ticket);
+    }
+
+    /// Who waits for whom on a store.
+    pub fn get_lock_wait_info(
+        &mut self,
+        _now_ms: u64,
+        store: StoreId,
+        _request: GetLockWaitInfoRequest,
+    ) -> GetLockWaitInfoResponse {
+        let mut entries = Vec::new();
+        for ticket in self.lock_waits.on_store(store) {
+            let Some(waiter) = self.lock_waits.get(ticket) else {
+                continue;
+            };
+            let tag = tag(waiter);
+            for holder in waiter.holders() {
+                let entry = wait_for_entry(waiter.start_ts(), holder, &waiter.key, &tag);
+                entries.push(entry);
+            }
+        }
+        GetLockWaitInfoResponse {
+            entries,
+            ..GetLockWaitInfoResponse::default()
+        }
+    }
+
+    /// Has a request wait, unless that would close a circle.
+    pub(in crate::cluster) fn wait_for_lock(
+        &mut self,
+        deadline_ms: u64,
+        store: StoreId,
+        request: PessimisticLockRequest,
+        force: bool,
+        blocked: Blocked,
+    ) -> Result<Ticket, MvccError> {
+        let waiter = Waiter {
+            store,
+            key: Key::from_user(&blocked.lock.key),
+            request,
+            shared: blocked.shared,
+            force,
+            lock: *blocked.lock,
+            lock_changed_ms: None,
+            deadline_ms,
+            came_after: 0,
+        };
+        self.detect(&waiter)?;
+        let ticket = self.lock_waits.issue();
+        self.lock_waits.push(ticket, waiter, false);
+        Ok(ticket)
+    }
+
+    /// Makes known whom a request waits for.
+    fn detect(&mut self, waiter: &Waiter) -> Result<(), MvccError> {
+        // The first lock of a transaction can't be in anybody's way.
+        if waiter.request.is_first_lock {
+            return Ok(());
+        }
+        let first = self.regions.find(&[]);
+        let store = first.and_then(|region| region.leader);
+        let store = store.filter(|store| self.is_up(*store));
+        let (start_ts, tag, holders) = (waiter.start_ts(), tag(waiter), waiter.holders());
+        let detector = &mut self.lock_waits.detector;
+        detector.move_to(store);
+        for (index, holder) in holders.iter().enumerate() {
+            if let Err(deadlock) = detector.detect(start_ts, *holder, &waiter.key, &tag) {
+                for known in &holders[..index] {
+                    detector.forget(start_ts, *known, &waiter.key);
+                }
+                return Err(MvccError::Deadlock(deadlock));
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks were put onto these keys of a store: who waits for one of them now waits for these.
+    pub(in crate::cluster) fn note_new_locks(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        locks: Vec<(Key, KeyLock)>,
+    ) {
+        for (key, lock) in locks {
+            let info = match &lock {
+                KeyLock::Exclusive(lock) => lock.info(key.to_user()),
+                KeyLock::Shared(shared) => shared.info(key.to_user()),
+            };
+            for ticket in self.lock_waits.queue(store, &key) {
+                let Some(waiter) = self.lock_waits.get(ticket) else {
+                    continue;
+                };
+                let mut changed = waiter.clone();
+                changed.lock = info.clone();
+                let before = waiter.holders();
+                if before == changed.holders() {
+                    continue;
+                }
+                for holder in before {
+                    let detector = &mut self.lock_waits.detector;
+                    detector.forget(changed.start_ts(), holder, &key);
+                }
+                self.lock_waits.set_lock(ticket, info.clone(), now_ms);
+                // Who will be told of the release asks again anyway.
+                if changed.force
+                    && let Err(error) = self.detect(&changed)
+                {
+                    self.lock_waits.remove(ticket);
+                    self.woken
+                        .push((ticket, Ok(failed_response(&error, changed.force))));
+                }
+            }
+        }
+    }
+
+    /// Locks were released on a store: the first who wait for them are woken.
+    pub(in crate::cluster) fn wake(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        released: Vec<Released>,
+    ) {
+        for one in released {
+            let release = Release {
+                start_ts: one.start_ts,
+                commit_ts: one.commit_ts,
+            };
+            let popped = self.lock_waits.pop(now_ms, store, &one.key, release);
+            self.wake_popped(now_ms, release, popped);
+        }
+    }
+
+    fn wake_rest(&mut self, now_ms: u64, store: StoreId, key: &Key) {
+        let (release, popped) = self.lock_waits.pop_rest(store, key);
+        self.wake_popped(now_ms, release, popped);
+    }
+
+    fn wake_popped(&mut self, now_ms: u64, release: Release, popped: Vec<(Ticket, Waiter)>) {
+        for (ticket, waiter) in popped {
+            if waiter.force {
+                self.resume(now_ms, ticket, waiter);
+                continue;
+            }
+            let error = MvccError::WriteConflict {
+                start_ts: waiter.start_ts(),
+                conflict_start_ts: release.start_ts,
+                conflict_commit_ts: release.commit_ts,
+                key: waiter.key.to_user(),
+                primary: waiter.request.primary_lock.clone(),
+                reason: Reason::PessimisticRetry,
+            };
+            self.woken
+                .push((ticket, Ok(failed_response(&error, false))));
+        }
+    }
+
+    /// Runs a request again that forces its lock.
+    fn resume(&mut self, now_ms: u64, ticket: Ticket, mut waiter: Waiter) {
+        let result = self.try_pessimistic_lock(now_ms, waiter.store, &waiter.request, true);
+        let answer = match result {
+            Ok(Outcome::Blocked(blocked)) if blocked.waitable => {
+                waiter.lock = *blocked.lock;
+                waiter.lock_changed_ms = Some(now_ms);
+                match self.detect(&waiter) {
+                    Ok(()) => {
+                        self.lock_waits.push(ticket, waiter, true);
+                        return;
+                    }
+                    Err(error) => failed_response(&error, true),
+                }
+            }
+            Ok(outcome @ Outcome::Granted(_)) => response(&waiter.request, true, Ok(outcome)),
+            Ok(Outcome::Blocked(blocked)) => {
+                failed_response(&MvccError::KeyIsLocked(blocked.lock), true)
+            }
+            // A request that has waited is answered key by key, whatever went wrong.
+            Err(failure) => {
+                let told = response(&waiter.request, true, Err(failure));
+                PessimisticLockResponse {
+                    results: failed_results(),
+                    ..told
+                }
+            }
+        };
+        self.woken.push((ticket, Ok(answer)));
+    }
+
+    fn time_out(&mut self, now_ms: u64, ticket: Ticket) {
+        let Some(waiter) = self.lock_waits.remove(ticket) else {
+            return;
+        };
+        let mut lock = Box::new(waiter.lock);
+        if let Some(at) = waiter.lock_changed_ms {
+            lock.duration_to_last_update_ms = now_ms.saturating_sub(at).max(1);
+        }
+        let answer = failed_response(&MvccError::KeyIsLocked(lock), waiter.force);
+        self.woken.push((ticket, Ok(answer)));
+    }
+
+    /// A store has lost its memory, and the connections to it.
+    pub(in crate::cluster) fn drop_waits(&mut self, store: StoreId) {
+        self.lock_waits.detector.restart(store);
+        for ticket in self.lock_waits.on_store(store) {
+            self.lock_waits.remove(ticket);
+            let error = GrpcError::new(GrpcCode::Unavailable, "connection closed");
+            self.woken.push((ticket, Err(error)));
+        }
+    }
+}
+
+fn tag(waiter: &Waiter) -> bytes::Bytes {
+    let context = waiter.request.context.as_ref();
+    context.map_or_else(bytes::Bytes::new, |context| {
+        context.resource_group_tag.clone()
+    })
+}
