@@ -30,6 +30,7 @@ macro_rules! store_calls {
             store: StoreId,
             command: Command,
         ) -> Result<Response, GrpcError> {
+            cluster.end_waits(now_ms);
             match command {
                 $(Command::$call(request) => {
                     cluster.admit(store, request.context.as_deref())?;
@@ -100,6 +101,7 @@ pub fn begin(
 ) -> Result<Answer<Response>, GrpcError> {
     match command {
         Command::PessimisticLock(request) => {
+            cluster.end_waits(now_ms);
             cluster.admit(id, request.context.as_deref())?;
             Ok(match cluster.begin_pessimistic_lock(now_ms, id, request) {
                 Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
@@ -192,17 +194,17 @@ pub(crate) fn whole(rpc: &Rpc) -> Command {
     command
 }
 
-/// Has a node answer a request that carries its context.
+/// Has a node answer a request that carries its context, or have it wait.
 pub(crate) fn call(
     cluster: &mut Cluster,
     now_ms: u64,
     node: Node,
     command: Command,
     address: &Arc<str>,
-) -> Result<Response, TransportError> {
+) -> Result<Answer<Response>, TransportError> {
     let answer = match node {
-        Node::Store(id) => store(cluster, now_ms, id, command),
-        Node::Pd(member) => pd(cluster, now_ms, member, command),
+        Node::Store(id) => begin(cluster, now_ms, id, command),
+        Node::Pd(member) => pd(cluster, now_ms, member, command).map(Answer::Now),
     };
     answer.map_err(|error| status(address, error))
 }
@@ -243,7 +245,8 @@ fn unimplemented(command: &Command) -> GrpcError {
     )
 }
 
-fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
+/// A failure below the level of replies, as a client meets it.
+pub(crate) fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
     let code = match error.code {
         GrpcCode::Unknown => 2,
         GrpcCode::InvalidArgument => 3,
@@ -308,13 +311,11 @@ mod tests {
             command: Arc::new(command),
             deadline,
         };
-        call(
-            &mut cluster,
-            1,
-            node,
-            whole(&request),
-            request.endpoint.address(),
-        )
+        let address = request.endpoint.address();
+        match call(&mut cluster, 1, node, whole(&request), address)? {
+            Answer::Now(response) => Ok(response),
+            Answer::Later(_) => panic!("there is no lock to wait for"),
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 
 use tikv_core::driver::{Action, ActionId, Driver, Instant, Operation, Reply};
 
-use super::World;
 use super::background::Background;
+use super::{Served, World};
+use crate::cluster::lock_wait::Ticket;
 
 /// Runs the operations of one client of a [`LocalCluster`](super::LocalCluster), on any runtime or
 /// none.
@@ -114,6 +115,8 @@ pub struct Run<T> {
     _client: Option<Arc<Client>>,
     operation: Operation<T>,
     sleeps: BTreeSet<(Instant, ActionId)>,
+    /// Requests that wait for a lock.
+    parked: Vec<(Ticket, ActionId)>,
     bell: Arc<Bell>,
 }
 
@@ -130,6 +133,7 @@ impl<T> Run<T> {
             _client: client,
             operation,
             sleeps: BTreeSet::new(),
+            parked: Vec::new(),
             bell: Arc::default(),
         }
     }
@@ -144,12 +148,34 @@ impl<T> Run<T> {
         }
     }
 
+    /// Hands in the answers of requests that have stopped waiting.
+    fn collect_parked(&mut self) {
+        if self.parked.is_empty() {
+            return;
+        }
+        self.world.settle();
+        let (world, operation) = (&self.world, &mut self.operation);
+        self.parked.retain(|&(ticket, id)| {
+            let Some(reply) = world.collect(ticket) else {
+                return true;
+            };
+            complete(operation, id, reply);
+            false
+        });
+    }
+
     /// Starts what the operation asks for; whether something was answered at once.
-    fn start_actions(&mut self) -> bool {
+    fn start_actions(&mut self, waker: &Waker) -> bool {
         let mut answered = false;
         while let Some((id, action)) = self.operation.next_action() {
             let reply = match action {
-                Action::Send(rpc) => self.world.serve(&rpc),
+                Action::Send(rpc) => match self.world.serve(&rpc, waker) {
+                    Served::Answered(reply) => reply,
+                    Served::Waits(ticket) => {
+                        self.parked.push((ticket, id));
+                        continue;
+                    }
+                },
                 Action::Timestamp(request) => self.world.timestamp(&request),
                 Action::Sleep { until, why: _ } => {
                     self.sleeps.insert((until, id));
@@ -175,13 +201,24 @@ impl<T> Run<T> {
         }
     }
 
-    /// Has the task woken when the next sleep is over.
+    /// Has the task woken when the next sleep is over, or a wait.
     fn set_alarm(&self, now: Instant) {
-        if let Some(&(until, _)) = self.sleeps.first()
+        let waits = !self.parked.is_empty();
+        let wake = waits.then(|| self.world.next_wake()).flatten();
+        let sleep = self.sleeps.first().map(|(until, _)| *until);
+        if let Some(until) = wake.into_iter().chain(sleep).min()
             && let Some(at) = std::time::Instant::now().checked_add(until.since(now))
             && until != Instant::FAR_FUTURE
         {
             self.background.wake_at(at, Waker::from(self.bell.clone()));
+        }
+    }
+}
+
+impl<T> Drop for Run<T> {
+    fn drop(&mut self) {
+        for (ticket, _) in &self.parked {
+            self.world.leave(*ticket);
         }
     }
 }
@@ -202,11 +239,13 @@ impl<T> Future for Run<T> {
             let now = run.world.now();
             run.wake_sleepers(now);
             run.bell.silence();
+            // Whose answer is missed here rings the bell.
+            run.collect_parked();
             if let Poll::Ready(result) = run.operation.poll(&mut Context::from_waker(&waker), now) {
                 run.start_spawned();
                 return Poll::Ready(result);
             }
-            if run.start_actions() {
+            if run.start_actions(&waker) {
                 continue;
             }
             if run.bell.connect(cx.waker()) {

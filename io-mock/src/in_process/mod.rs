@@ -29,10 +29,12 @@
 mod background;
 mod driver;
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::task::Waker;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tikv_core::driver::{Instant, Reply, Rpc, TransportError, TsoRequest};
@@ -40,6 +42,7 @@ use tikv_core::{Config, Endpoints, Key, RawClient, Result, TransactionClient, wi
 
 pub use self::driver::LocalDriver;
 
+use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::{self, Cluster};
 use crate::dispatch;
 use crate::node::{Node, Nodes};
@@ -53,12 +56,35 @@ pub struct LocalCluster {
 
 /// What the drivers of one cluster share.
 struct World {
-    cluster: Mutex<Cluster>,
+    inner: Mutex<Inner>,
     nodes: Nodes,
     started: std::time::Instant,
     /// The wall clock at the start: the cluster's clock goes on from here and never back.
     started_ms: u64,
     seeds: Mutex<Chance>,
+}
+
+struct Inner {
+    cluster: Cluster,
+    /// Requests that wait for a lock.
+    parked: BTreeMap<Ticket, Parked>,
+    /// When the first of them is to be looked after, as their tasks know it.
+    alarm_ms: Option<u64>,
+}
+
+/// A request that waits for a lock.
+struct Parked {
+    /// Where it was sent.
+    address: Arc<str>,
+    /// Whom to tell that it is answered.
+    waker: Waker,
+    answer: Option<Reply>,
+}
+
+/// What a request comes to at once.
+enum Served {
+    Answered(Reply),
+    Waits(Ticket),
 }
 
 /// How a [`LocalCluster`] is to be.
@@ -116,7 +142,10 @@ impl LocalCluster {
     /// argument is the cluster's time in milliseconds, which most changes want to know.
     pub fn with<T>(&self, act: impl FnOnce(&mut Cluster, u64) -> T) -> T {
         let now_ms = self.world.now_ms();
-        act(&mut self.world.lock(), now_ms)
+        let mut inner = self.world.lock();
+        let result = act(&mut inner.cluster, now_ms);
+        inner.settle(now_ms);
+        result
     }
 }
 
@@ -182,7 +211,11 @@ impl LocalClusterBuilder {
         LocalCluster {
             world: Arc::new(World {
                 nodes: Nodes::of(&cluster),
-                cluster: Mutex::new(cluster),
+                inner: Mutex::new(Inner {
+                    cluster,
+                    parked: BTreeMap::new(),
+                    alarm_ms: None,
+                }),
                 started: std::time::Instant::now(),
                 started_ms,
                 seeds: Mutex::new(Chance::stream(seed, "clients")),
@@ -192,8 +225,8 @@ impl LocalClusterBuilder {
 }
 
 impl World {
-    fn lock(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Instant {
@@ -212,26 +245,61 @@ impl World {
             .number()
     }
 
-    /// Answers a request.
-    fn serve(&self, rpc: &Rpc) -> Reply {
+    /// Answers a request, or has it wait; the waker is called when it need not any more.
+    fn serve(&self, rpc: &Rpc, waker: &Waker) -> Served {
         let now_ms = self.now_ms();
-        let answer = self.reach(rpc.endpoint.address(), |cluster, node| {
-            dispatch::call(
-                cluster,
-                now_ms,
-                node,
-                dispatch::whole(rpc),
-                rpc.endpoint.address(),
-            )
+        let address = rpc.endpoint.address();
+        let answer = self.reach(address, |inner, node| {
+            let whole = dispatch::whole(rpc);
+            let answer = dispatch::call(&mut inner.cluster, now_ms, node, whole, address)?;
+            if let Answer::Later(ticket) = answer {
+                let parked = Parked {
+                    address: address.clone(),
+                    waker: waker.clone(),
+                    answer: None,
+                };
+                inner.parked.insert(ticket, parked);
+            }
+            inner.settle(now_ms);
+            Ok(answer)
         });
-        Reply::Response(answer)
+        match answer {
+            Ok(Answer::Now(response)) => Served::Answered(Reply::Response(Ok(response))),
+            Ok(Answer::Later(ticket)) => Served::Waits(ticket),
+            Err(error) => Served::Answered(Reply::Response(Err(error))),
+        }
+    }
+
+    /// Has those answered whose time has come.
+    fn settle(&self) {
+        let now_ms = self.now_ms();
+        self.lock().settle(now_ms);
+    }
+
+    /// The answer to a request that has waited, once there is one.
+    fn collect(&self, ticket: Ticket) -> Option<Reply> {
+        let mut inner = self.lock();
+        inner.parked.get(&ticket)?.answer.as_ref()?;
+        inner.parked.remove(&ticket)?.answer
+    }
+
+    /// Nobody wants the answer any more.
+    fn leave(&self, ticket: Ticket) {
+        self.lock().parked.remove(&ticket);
+    }
+
+    /// When [`settle`](Self::settle) has something to do.
+    fn next_wake(&self) -> Option<Instant> {
+        let at_ms = self.lock().cluster.next_wake_ms()?;
+        let after = at_ms.saturating_sub(self.started_ms);
+        Some(Instant::ZERO + Duration::from_millis(after))
     }
 
     /// Gives a timestamp out.
     fn timestamp(&self, request: &TsoRequest) -> Reply {
         let now_ms = self.now_ms();
-        let answer = self.reach(&request.url, |cluster, node| {
-            dispatch::timestamp(cluster, now_ms, node, request, 1)
+        let answer = self.reach(&request.url, |inner, node| {
+            dispatch::timestamp(&mut inner.cluster, now_ms, node, request, 1)
         });
         Reply::Timestamp(answer)
     }
@@ -239,7 +307,7 @@ impl World {
     fn reach<T>(
         &self,
         address: &Arc<str>,
-        act: impl FnOnce(&mut Cluster, Node) -> Result<T, TransportError>,
+        act: impl FnOnce(&mut Inner, Node) -> Result<T, TransportError>,
     ) -> Result<T, TransportError> {
         let refused = |message: &str| TransportError::Connect {
             address: address.clone(),
@@ -249,10 +317,30 @@ impl World {
             .nodes
             .find(address)
             .ok_or_else(|| refused("no such host"))?;
-        let mut cluster = self.lock();
+        let mut inner = self.lock();
         match node {
-            Node::Store(id) if !cluster.is_up(id) => Err(refused("connection refused")),
-            node => act(&mut cluster, node),
+            Node::Store(id) if !inner.cluster.is_up(id) => Err(refused("connection refused")),
+            node => act(&mut inner, node),
+        }
+    }
+}
+
+impl Inner {
+    /// Hands out the answers of those who have stopped waiting.
+    fn settle(&mut self, now_ms: u64) {
+        for (ticket, answer) in dispatch::take_woken(&mut self.cluster, now_ms) {
+            if let Some(parked) = self.parked.get_mut(&ticket) {
+                let answer = answer.map_err(|error| dispatch::status(&parked.address, error));
+                parked.answer = Some(Reply::Response(answer));
+                parked.waker.wake_by_ref();
+            }
+        }
+        // A release brings something forward for which the tasks of others have set no alarm.
+        let next_ms = self.cluster.next_wake_ms();
+        let before = std::mem::replace(&mut self.alarm_ms, next_ms);
+        if before.is_some() && next_ms < before {
+            let waiting = self.parked.values().filter(|one| one.answer.is_none());
+            waiting.for_each(|one| one.waker.wake_by_ref());
         }
     }
 }

@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::Stream;
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -19,14 +20,43 @@ pub(super) async fn unary(
     request: http::Request<Incoming>,
     answer: impl FnOnce(Bytes) -> Result<Bytes, Status> + Send + 'static,
 ) -> http::Response<Body> {
+    unary_later(request, |body| std::future::ready(answer(body))).await
+}
+
+/// Answers a call of one request with one answer, perhaps later.
+pub(super) async fn unary_later<F>(
+    request: http::Request<Incoming>,
+    answer: impl FnOnce(Bytes) -> F + Send + 'static,
+) -> http::Response<Body>
+where
+    F: Future<Output = Result<Bytes, Status>> + Send + 'static,
+{
     server().unary(Once(Some(answer)), request).await
 }
 
 /// Answers each message of a stream with one message, until the client ends it or an answer is a
 /// status.
-pub(super) async fn stream<F>(request: http::Request<Incoming>, answer: F) -> http::Response<Body>
+pub(super) async fn stream<F>(
+    request: http::Request<Incoming>,
+    mut answer: F,
+) -> http::Response<Body>
 where
     F: FnMut(Bytes) -> Result<Bytes, Status> + Send + Unpin + 'static,
+{
+    stream_with_late(request, move |message, _| answer(message).map(Some)).await
+}
+
+/// Takes a message that is no answer to the last one.
+pub(super) type Late = mpsc::UnboundedSender<Result<Bytes, Status>>;
+
+/// Answers each message of a stream with one message or none. Others may follow at any time; the
+/// stream ends when the client has ended it and nobody can send one any more, or with a status.
+pub(super) async fn stream_with_late<F>(
+    request: http::Request<Incoming>,
+    answer: F,
+) -> http::Response<Body>
+where
+    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Send + Unpin + 'static,
 {
     server().streaming(Each(Some(answer)), request).await
 }
@@ -59,20 +89,23 @@ fn server() -> Grpc<RawCodec> {
         .max_encoding_message_size(usize::MAX)
 }
 
-struct Once<F>(Option<F>);
+struct Once<A>(Option<A>);
 
-impl<F> UnaryService<Bytes> for Once<F>
+impl<A, F> UnaryService<Bytes> for Once<A>
 where
-    F: FnOnce(Bytes) -> Result<Bytes, Status>,
+    A: FnOnce(Bytes) -> F,
+    F: Future<Output = Result<Bytes, Status>> + Send + 'static,
 {
     type Response = Bytes;
-    type Future = std::future::Ready<Result<Response<Bytes>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let answer = self.0.take();
-        std::future::ready(match answer {
-            Some(answer) => answer(request.into_inner()).map(Response::new),
-            None => Err(Status::internal("called twice")),
+        let answer = self.0.take().map(|answer| answer(request.into_inner()));
+        Box::pin(async move {
+            match answer {
+                Some(answer) => answer.await.map(Response::new),
+                None => Err(Status::internal("called twice")),
+            }
         })
     }
 }
@@ -81,7 +114,7 @@ struct Each<F>(Option<F>);
 
 impl<F> StreamingService<Bytes> for Each<F>
 where
-    F: FnMut(Bytes) -> Result<Bytes, Status> + Send + Unpin + 'static,
+    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Send + Unpin + 'static,
 {
     type Response = Bytes;
     type ResponseStream = Answers<F>;
@@ -89,20 +122,22 @@ where
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let answer = self.0.take();
-        let mut requests = request.into_inner();
+        let requests = request.into_inner();
         Box::pin(async move {
-            let mut answer = answer.ok_or_else(|| Status::internal("called twice"))?;
+            let answer = answer.ok_or_else(|| Status::internal("called twice"))?;
+            let (late, come_late) = mpsc::unbounded_channel();
+            let mut answers = Answers {
+                first: None,
+                open: Some((requests, answer, late)),
+                come_late,
+            };
             // As TiKV and PD do, the headers go out with the first answer: a client that awaits
             // them before it sends anything waits for ever.
-            let first = match requests.message().await? {
-                Some(first) => Some(answer(first)?),
+            answers.first = match answers.next().await {
+                Some(first) => Some(first?),
                 None => None,
             };
-            Ok(Response::new(Answers {
-                first,
-                requests,
-                answer,
-            }))
+            Ok(Response::new(answers))
         })
     }
 }
@@ -110,13 +145,14 @@ where
 /// The answers of a stream, made when the connection can take one.
 pub(super) struct Answers<F> {
     first: Option<Bytes>,
-    requests: Streaming<Bytes>,
-    answer: F,
+    /// `None` once the client has ended it.
+    open: Option<(Streaming<Bytes>, F, Late)>,
+    come_late: mpsc::UnboundedReceiver<Result<Bytes, Status>>,
 }
 
 impl<F> Stream for Answers<F>
 where
-    F: FnMut(Bytes) -> Result<Bytes, Status> + Unpin,
+    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Unpin,
 {
     type Item = Result<Bytes, Status>;
 
@@ -125,7 +161,22 @@ where
         if let Some(first) = this.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        let request = ready!(Pin::new(&mut this.requests).poll_next(cx));
-        Poll::Ready(request.map(|request| request.and_then(&mut this.answer)))
+        loop {
+            if let Poll::Ready(late) = this.come_late.poll_recv(cx) {
+                return Poll::Ready(late);
+            }
+            let Some((requests, answer, late)) = &mut this.open else {
+                return Poll::Pending;
+            };
+            match ready!(Pin::new(requests).poll_next(cx)) {
+                Some(request) => {
+                    let answered = request.and_then(|request| answer(request, late));
+                    if let Some(answer) = answered.transpose() {
+                        return Poll::Ready(Some(answer));
+                    }
+                }
+                None => this.open = None,
+            }
+        }
     }
 }

@@ -237,7 +237,7 @@ impl ServedClusterBuilder {
     /// A port can't be bound.
     pub async fn start(mut self) -> io::Result<ServedCluster> {
         self.config.pd_members = 1;
-        let world = Arc::new(World::new(self.config));
+        let world = World::new(self.config);
         let (pd_listener, pd_socket) = Listener::bind(self.pd_address).await?;
         let ids: Vec<StoreId> = world.with(|cluster, _| cluster.store_ids().collect());
         let mut stores = BTreeMap::new();

@@ -1,17 +1,20 @@
 //! Requests that travel alone: from the moment a client sends one until it is answered, given up
 //! or lost. What a unary call is over gRPC.
 //!
-//! A flight is known as long as some event names it: its arrival, its answer, or the moment its
-//! client stops waiting. A duplicate is a flight that nobody waits for.
+//! A flight is known as long as some event names it: its arrival, its answer, the end of its wait for
+//! a lock, or the moment its client stops waiting. A duplicate is a flight that nobody waits for.
 
 use tikv_core::driver::{ActionId, Instant, Reply, Rpc, TransportError};
+use tikv_core::wire::Response;
 
 use super::manners::{Asking, Named};
 use super::marks::Mark;
 use super::network::{ClientId, Journey};
 use super::observe::Asked;
 use super::ops::OpKey;
+use super::waits::WayBack;
 use super::world::{Event, World};
+use crate::cluster::lock_wait::Answer;
 use crate::dispatch;
 use crate::node::Node;
 
@@ -36,7 +39,7 @@ struct Flight {
     /// An [`Event::Expire`] is scheduled.
     expires: bool,
     reply: Option<Reply>,
-    /// Scheduled events that name it. At none it is forgotten.
+    /// Scheduled events that name it, a wait for a lock among them. At none it is forgotten.
     events: u8,
 }
 
@@ -159,7 +162,43 @@ impl World {
         };
         let whole = dispatch::whole(&rpc);
         let address = rpc.endpoint.address();
-        let result = self.serve(client, node, asked, whole, address);
+        match self.serve(client, node, asked, whole, address) {
+            Answer::Now(result) => self.reply_to(key, client, node, result),
+            Answer::Later(ticket) => {
+                if let Some(flight) = self.flights.get(key) {
+                    flight.events += 1;
+                }
+                self.parked_by(ticket, WayBack::Flight(key));
+                self.expire(key);
+            }
+        }
+        self.flights.release(key);
+    }
+
+    /// A request that has waited at its node is answered.
+    pub(super) fn served_flight(
+        &mut self,
+        key: FlightKey,
+        result: Result<Response, TransportError>,
+    ) {
+        let Some(flight) = self.flights.land(key) else {
+            return;
+        };
+        if !flight.lost {
+            let (client, node) = (flight.client, flight.node);
+            self.reply_to(key, client, node, result);
+        }
+        self.flights.release(key);
+    }
+
+    /// Puts a reply on its way, if somebody waits for it.
+    fn reply_to(
+        &mut self,
+        key: FlightKey,
+        client: ClientId,
+        node: Node,
+        result: Result<Response, TransportError>,
+    ) {
         let arrives = self.network.reply(self.now, client, node);
         if let Some(flight) = self
             .flights
@@ -175,7 +214,6 @@ impl World {
                 }
             }
         }
-        self.flights.release(key);
     }
 
     /// A reply reaches its client.

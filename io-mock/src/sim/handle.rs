@@ -223,7 +223,10 @@ impl Sim {
 
     /// Looks at the cluster, or changes it.
     pub fn cluster<T>(&self, act: impl FnOnce(&mut Cluster) -> T) -> T {
-        act(&mut self.shared.lock().cluster)
+        let mut world = self.shared.lock();
+        let result = act(&mut world.cluster);
+        world.settle_waits();
+        result
     }
 
     /// What clients saw, as far as the application writes it down.

@@ -60,6 +60,7 @@ mod shared;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod world;
 
 use std::io::Write;

@@ -23,7 +23,9 @@ use super::network::{Carried, ClientId, Way};
 use super::observe::Asked;
 use super::ops::{OpKey, Seat};
 use super::plan::Plan;
+use super::waits::WayBack;
 use super::world::{Event, World};
+use crate::cluster::lock_wait::Answer;
 use crate::dispatch;
 use crate::node::Node;
 
@@ -78,6 +80,14 @@ struct Frame {
     lost: bool,
     /// It was delivered before: nobody waits for its answers.
     again: bool,
+}
+
+/// A request of a frame that is not answered with the others.
+pub(super) struct Unanswered {
+    /// What its answer will go in.
+    frame: Frame,
+    id: u64,
+    arm: u32,
 }
 
 /// Something that happens on a stream.
@@ -172,6 +182,17 @@ impl Streams {
         frames
             .filter(|frame| frame.node == node)
             .for_each(|frame| frame.lost = true);
+    }
+}
+
+impl Frame {
+    /// A frame of answers to this one.
+    fn to_answer(&self, bytes: Bytes) -> Frame {
+        Frame {
+            address: self.address.clone(),
+            bytes,
+            ..*self
+        }
     }
 }
 
@@ -412,10 +433,19 @@ impl World {
                 command: &command,
             };
             let whole = command.clone();
-            let result = self.serve(frame.client, frame.node, asked, whole, &frame.address);
-            // A failure below the level of replies is not answered at all.
-            if let Ok(response) = result {
-                answers.push((item.id, item.arm, response.encode()));
+            match self.serve(frame.client, frame.node, asked, whole, &frame.address) {
+                Answer::Now(Ok(response)) => {
+                    answers.push((item.id, item.arm, response.encode()));
+                }
+                // A failure below the level of replies is not answered at all.
+                Answer::Now(Err(_)) => {}
+                // The others in the frame do not wait with it.
+                Answer::Later(ticket) => {
+                    let (id, arm) = (item.id, item.arm);
+                    let frame = frame.to_answer(Bytes::new());
+                    let way = WayBack::Frame(Unanswered { frame, id, arm });
+                    self.parked_by(ticket, way);
+                }
             }
         }
         if frame.again {
@@ -428,17 +458,26 @@ impl World {
             answers.chunks(1).collect()
         };
         for group in groups.into_iter().filter(|group| !group.is_empty()) {
-            let live = self.streams.stream(frame.stream);
-            if !live.is_some_and(|open| open.is_live(frame.link)) {
-                self.audit.mark(Mark::ReplyLost);
-                return;
-            }
-            let answer = Frame {
-                address: frame.address.clone(),
-                bytes: frame::build_response(group),
-                ..frame
-            };
-            self.carry(answer, Way::Back);
+            self.send_answers(frame.to_answer(frame::build_response(group)));
+        }
+    }
+
+    /// A request of a frame that has waited at its store is answered, after the others.
+    pub(super) fn answer_late(&mut self, place: Unanswered, body: Bytes) {
+        let Unanswered { frame, id, arm } = place;
+        if !frame.again && self.network.is_up(frame.node) {
+            let bytes = frame::build_response(&[(id, arm, body)]);
+            self.send_answers(Frame { bytes, ..frame });
+        }
+    }
+
+    /// Puts a frame of answers on its way, unless its connection is gone.
+    fn send_answers(&mut self, answers: Frame) {
+        let live = self.streams.stream(answers.stream);
+        if live.is_some_and(|open| open.is_live(answers.link)) {
+            self.carry(answers, Way::Back);
+        } else {
+            self.audit.mark(Mark::ReplyLost);
         }
     }
 

@@ -34,8 +34,10 @@ use super::oracle::{OracleEvent, Oracles};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::streams::{StreamEvent, Streams};
+use super::waits::Waits;
 use crate::check::{RawWrite, Truth};
 use crate::cluster::Cluster;
+use crate::cluster::lock_wait::Answer;
 use crate::dispatch;
 use crate::node::{Node, Nodes};
 
@@ -67,6 +69,7 @@ pub(super) struct World {
     pub(super) flights: Flights,
     pub(super) streams: Streams,
     pub(super) oracles: Oracles,
+    pub(super) waits: Waits,
     nodes: Nodes,
     /// When to look again whether something takes too long.
     next_look: Instant,
@@ -97,6 +100,8 @@ pub(super) enum Event {
     Stream(StreamEvent),
     /// Something happens on a stream of timestamps.
     Oracle(OracleEvent),
+    /// Requests may have waited long enough for a lock.
+    EndWaits,
     /// An operation's sleep is over.
     Wake(OpKey, ActionId),
     /// A fault that comes by itself.
@@ -136,6 +141,7 @@ impl World {
             flights: Flights::default(),
             streams: Streams::new(&plan),
             oracles: Oracles::new(&plan),
+            waits: Waits::default(),
             nodes,
             next_look: Instant::ZERO,
             clients: Clients {
@@ -358,6 +364,7 @@ impl World {
             Event::Expire(key) => self.give_up(key),
             Event::Stream(event) => self.stream_event(event),
             Event::Oracle(event) => self.oracle_event(event),
+            Event::EndWaits => self.end_waits(),
             Event::Wake(op, id) => {
                 self.audit.woke(self.now, op.number());
                 self.deliver((op, id), Reply::Woke);
@@ -366,6 +373,7 @@ impl World {
             Event::Change(change) => self.change(change),
             Event::EndFaults => self.end_faults(),
         }
+        self.settle_waits();
         true
     }
 
@@ -374,7 +382,7 @@ impl World {
         self.wakers.extend(waker);
     }
 
-    /// Has a node answer a request.
+    /// Has a node answer a request, or have it wait.
     pub(super) fn serve(
         &mut self,
         client: ClientId,
@@ -382,11 +390,19 @@ impl World {
         asked: Asked<'_>,
         whole: Command,
         address: &Arc<str>,
-    ) -> Result<Response, TransportError> {
+    ) -> Answer<Result<Response, TransportError>> {
         let now_ms = self.now_ms();
         let aimed = self.aim(asked);
         self.hit(aimed.before, asked, true);
-        let result = dispatch::call(&mut self.cluster, now_ms, node, whole, address);
+        let result = match dispatch::call(&mut self.cluster, now_ms, node, whole, address) {
+            Ok(Answer::Now(response)) => Ok(response),
+            Ok(Answer::Later(ticket)) => {
+                self.park(ticket, client, node, asked, address);
+                self.hit(aimed.after, asked, false);
+                return Answer::Later(ticket);
+            }
+            Err(error) => Err(error),
+        };
         self.audit.served(self.now, client, node, asked, &result);
         for (key, value) in observe::raw_writes(asked.command, &result) {
             let at = self.now;
@@ -400,7 +416,7 @@ impl World {
             self.changed(&regions);
         }
         self.hit(aimed.after, asked, false);
-        result
+        Answer::Now(result)
     }
 
     /// Breaks the connections between a client and a node: whatever is under way on them fails.

@@ -35,15 +35,22 @@ pub(crate) fn wait_ms(request: &PessimisticLockRequest) -> Option<u64> {
 }
 
 impl Cluster {
-    /// Takes the answers of requests that have stopped waiting, in the order they stopped.
+    /// Takes the answers of requests that have stopped waiting, in the order they stopped. Nobody
+    /// may want an answer any more: a request waits on when its client is gone, as at TiKV.
     pub fn take_woken(&mut self, now_ms: u64) -> Vec<Woken> {
+        self.end_waits(now_ms);
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Ends the waits whose time has come. Whoever lets a request see the cluster calls this
+    /// before, so that nothing happens after what is later.
+    pub fn end_waits(&mut self, now_ms: u64) {
         while let Some((at, due)) = self.lock_waits.next_due(now_ms) {
             match due {
                 Due::Timeout(ticket) => self.time_out(at, ticket),
                 Due::Rest(store, key) => self.wake_rest(at, store, &key),
             }
         }
-        std::mem::take(&mut self.woken)
     }
 
     /// When there will be something to take, unless something happens before; `None` if nobody
@@ -53,12 +60,6 @@ impl Cluster {
             return Some(0);
         }
         self.lock_waits.next_ms()
-    }
-
-    /// Forgets a request whose client is gone.
-    pub fn cancel_wait(&mut self, ticket: Ticket) {
-        self.lock_waits.remove(ticket);
-        self.woken.retain(|(woken, _)| *woken != ticket);
     }
 
     /// Who waits for whom on a store.

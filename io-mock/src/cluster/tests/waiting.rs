@@ -131,10 +131,9 @@ fn the_oldest_is_woken_first_and_the_others_after_a_delay() {
     assert_eq!(woken.len(), 1);
     assert_eq!(woken[0].0, thirty);
     assert_eq!(release(&woken[0].1), (10, 0));
-    b.cluster.cancel_wait(late);
     b.must_rollback(b"k", 20);
-    let woken = b.woken(at);
-    assert_eq!((woken.len(), woken[0].0), (1, forty));
+    assert_eq!(b.tickets(NOW), [late]);
+    assert_eq!(b.tickets(NOW + WAKE_UP_DELAY_MS), [forty]);
     assert_eq!(b.cluster.next_wake_ms(), None);
 }
 
@@ -280,23 +279,6 @@ fn those_who_share_a_lock_are_woken_together() {
 }
 
 #[test]
-fn who_has_gone_is_not_woken() {
-    let mut b = Bench::new();
-    b.must_lock(b"k", b"k", 10, 10);
-    let gone = b.must_wait(NOW, wish(b"k", 20));
-    let stays = b.must_wait(NOW, wish(b"k", 30));
-    b.cluster.cancel_wait(gone);
-    b.must_rollback(b"k", 10);
-    assert_eq!(b.tickets(NOW), [stays]);
-    // Not even if it went after it was woken.
-    b.must_lock(b"k", b"k", 40, 40);
-    let late = b.must_wait(NOW, wish(b"k", 50));
-    b.must_rollback(b"k", 40);
-    b.cluster.cancel_wait(late);
-    assert_eq!(b.tickets(NOW + WAIT_MS_MAX), []);
-}
-
-#[test]
 fn a_circle_of_two_is_refused() {
     let mut b = Bench::new();
     b.must_lock(b"a", b"a", 10, 10);
@@ -330,10 +312,14 @@ fn a_circle_of_three_is_refused_unless_one_of_them_gave_up() {
         for (key, start_ts) in [(b"a", 10), (b"b", 20), (b"c", 30)] {
             b.must_lock(key, key, start_ts, start_ts);
         }
-        let first = b.must_wait(NOW, wish(b"b", 10));
+        let first = PessimisticLockRequest {
+            wait_timeout: 100,
+            ..wish(b"b", 10)
+        };
+        let first = b.must_wait(NOW, first);
         b.must_wait(NOW, wish(b"c", 20));
         if gives_up {
-            b.cluster.cancel_wait(first);
+            assert_eq!(b.tickets(NOW + 100), [first]);
             b.must_wait(NOW, wish(b"a", 30));
             continue;
         }
