@@ -9,12 +9,12 @@
 //! | the form of a file | [`scenario`] |
 //! | what is cleared before answers are compared | [`normal`] |
 //! | sending the requests and comparing | [`replay`] |
-//! | what is known to differ, and why | [`exceptions`] |
+//! | what was special about the server | [`circumstances`] |
 //!
 //! Used by the program `golden`, for whole recordings, and by the test of that name, for those that
 //! are kept in the repository.
 
-pub mod exceptions;
+pub mod circumstances;
 pub mod normal;
 pub mod replay;
 pub mod scenario;

@@ -14,7 +14,7 @@ use tikv_io_mock::cluster::{Cluster, Config};
 use tikv_io_mock::dispatch;
 use tikv_proto::kvrpcpb::ApiVersion;
 
-use super::exceptions;
+use super::circumstances;
 use super::normal::Normal;
 use super::scenario::{Asked, Scenario, Step};
 
@@ -80,7 +80,7 @@ impl Replayer {
             // The servers were told to go on when a read is ahead of PD.
             invalid_max_ts: InvalidMaxTs::Allow,
             in_memory_pessimistic_locks: self.config.in_memory_pessimistic_locks
-                && !exceptions::recorded_with_full_memory(&scenario.name),
+                && !circumstances::had_full_memory(&scenario.name),
             ..self.config.clone()
         };
         let mut run = Run {
