@@ -7,24 +7,89 @@ use std::sync::Arc;
 
 use tikv_core::Timestamp;
 use tikv_core::driver::{Rpc, TransportError, TsoRequest};
-use tikv_core::wire::{Command, HealthCheckResponse, Response, ServingStatus};
+use tikv_core::wire::{Command, HealthCheckResponse, RegionResponse, Response, ServingStatus};
 use tikv_proto::{errorpb, kvrpcpb, pdpb};
 
 use crate::cluster::Cluster;
+use crate::cluster::crash::WritePoint;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
 use crate::node::Node;
 
+/// Has a store answer a request that carries its context.
+///
+/// # Errors
+///
+/// A failure below the level of replies: the store is down or dies of the request, belongs to
+/// another cluster, or knows no such request.
+pub fn store(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: Command,
+) -> Result<Response, GrpcError> {
+    if let Some(injected) = injected(cluster, store, &command) {
+        return Ok(injected);
+    }
+    let crash = is_write(&command).then(|| cluster.take_crash(store));
+    let Some(point) = crash.flatten() else {
+        return answer(cluster, now_ms, store, command);
+    };
+    let answer = match point {
+        WritePoint::BeforePropose => None,
+        WritePoint::Proposed { .. } | WritePoint::Applied | WritePoint::Answered => {
+            Some(answer(cluster, now_ms, store, command))
+        }
+    };
+    cluster.stop_store(store);
+    match (answer, point) {
+        (Some(answer), WritePoint::Answered) => answer,
+        (_, _) => Err(GrpcError::new(GrpcCode::Unavailable, "connection reset")),
+    }
+}
+
+/// The answer that a request gets without being looked at.
+fn injected(cluster: &mut Cluster, store: StoreId, command: &Command) -> Option<Response> {
+    if !cluster.is_up(store) {
+        return None;
+    }
+    let region = context(command)?.region_id;
+    let error = cluster.take_injected(store, region, command.label())?;
+    refusal(command, error)
+}
+
+/// Whether a request writes to a region.
+fn is_write(command: &Command) -> bool {
+    use Command::*;
+    matches!(
+        command,
+        Prewrite(_)
+            | Commit(_)
+            | Cleanup(_)
+            | BatchRollback(_)
+            | ResolveLock(_)
+            | DeleteRange(_)
+            | RawPut(_)
+            | RawBatchPut(_)
+            | RawDelete(_)
+            | RawBatchDelete(_)
+            | RawDeleteRange(_)
+            | RawCompareAndSwap(_)
+            | PessimisticLock(_)
+            | PessimisticRollback(_)
+            | CheckTxnStatus(_)
+            | CheckSecondaryLocks(_)
+            | TxnHeartBeat(_)
+            | Flush(_)
+            | PrepareFlashbackToVersion(_)
+            | FlashbackToVersion(_)
+    )
+}
+
 macro_rules! store_calls {
     ($($call:ident => $handler:ident;)*) => {
-        /// Has a store answer a request that carries its context.
-        ///
-        /// # Errors
-        ///
-        /// A failure below the level of replies: the store is down, belongs to another cluster,
-        /// or knows no such request.
-        pub fn store(
+        fn answer(
             cluster: &mut Cluster,
             now_ms: u64,
             store: StoreId,
@@ -270,6 +335,16 @@ macro_rules! store_messages {
                 // Requests to PD, which have none.
                 _ => None,
             }
+        }
+
+        /// The answer to a request that says only what is wrong with its region.
+        fn refusal(command: &Command, error: errorpb::Error) -> Option<Response> {
+            Some(match command {
+                $(Command::$call(_) => {
+                    Response::$call(RegionResponse::from_region_error(error))
+                })*
+                _ => return None,
+            })
         }
 
         /// The region error that a store's answer carries, if it does.

@@ -13,7 +13,9 @@
 //! |---|---|
 //! | keys | [`key`] |
 //! | versions, locks and their rules | [`mvcc`] |
-//! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_admin`] |
+//! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_errors`], [`region_admin`] |
+//! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`injection`] |
+//! | where in its life a write is when something happens | [`held_writes`], [`crash`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | PD | [`pd`] |
@@ -23,11 +25,16 @@
 
 pub mod api_version;
 mod checksum;
+pub mod crash;
 pub mod failure;
+pub mod held_writes;
+pub mod injection;
 pub mod key;
+pub mod load;
 pub mod lock_wait;
 pub mod mvcc;
 pub mod pd;
+mod proposal;
 pub mod range_commands;
 pub mod raw_commands;
 pub mod raw_scan;
@@ -35,6 +42,9 @@ pub mod read_commands;
 pub mod region;
 pub mod region_admin;
 pub mod region_checks;
+pub mod region_errors;
+pub mod replica;
+mod resolved_ts;
 pub mod store;
 pub mod store_admin;
 pub mod txn_end;
@@ -51,6 +61,7 @@ use std::collections::BTreeMap;
 use tikv_proto::kvrpcpb::ApiVersion;
 use tikv_proto::metapb;
 
+use self::injection::Injection;
 use self::lock_wait::LockWaits;
 use self::lock_wait::waking::Woken;
 use self::mvcc::engine::Engine;
@@ -117,6 +128,7 @@ pub struct Cluster {
     lock_waits: LockWaits,
     /// Answers of requests that have stopped waiting, to be taken.
     woken: Vec<Woken>,
+    injections: Vec<Injection>,
 }
 
 impl Cluster {
@@ -165,6 +177,7 @@ impl Cluster {
             truth: Vec::new(),
             lock_waits: LockWaits::default(),
             woken: Vec::new(),
+            injections: Vec::new(),
         }
     }
 

@@ -17,9 +17,11 @@ use super::mvcc::debug;
 use super::mvcc::engine::Change;
 use super::mvcc::error::MvccError;
 use super::mvcc::write_record::WriteKind;
+use super::proposal::{making_room, pair_size};
 use super::raw_commands::check_deleted_range;
 use super::region::StoreId;
 use super::region_checks::Access;
+use super::store::LargeTxn;
 
 impl Cluster {
     /// Lists the locks of a range up to a version.
@@ -108,7 +110,7 @@ impl Cluster {
         store: StoreId,
         request: &DeleteRangeRequest,
     ) -> Result<(), Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         // The empty key is a key here, not the lack of a bound.
         let start = key::encode(&request.start_key);
         let end = key::encode(&request.end_key);
@@ -119,9 +121,11 @@ impl Cluster {
             mode: Mode::Txn,
         };
         check.range(&start, &end)?;
+        self.check_write_load(store, &context)?;
         let region = self.check_region(store, &context, Access::Write)?;
+        self.check_proposal(store, &context, region, pair_size(start.len(), end.len()))?;
         check_deleted_range(region, &start, &end)?;
-        if request.notify_only {
+        if request.notify_only || self.loses_proposals(store) {
             return Ok(());
         }
         // Locks that only the leader holds are out of reach of a range deletion.
@@ -228,6 +232,18 @@ impl Cluster {
         for status in &request.txn_status {
             if status.commit_ts != 0 && !status.rolled_back {
                 self.remember_commit(now_ms, store, status.start_ts, status.commit_ts);
+            }
+            let Some(store) = self.stores.get_mut(&store) else {
+                continue;
+            };
+            if status.is_completed {
+                store.large_txns.remove(&status.start_ts);
+            } else {
+                let large = LargeTxn {
+                    min_commit_ts: status.min_commit_ts.max(status.commit_ts),
+                    rolled_back: status.rolled_back,
+                };
+                store.large_txns.insert(status.start_ts, large);
             }
         }
         BroadcastTxnStatusResponse::default()

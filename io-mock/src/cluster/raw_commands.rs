@@ -20,9 +20,10 @@ use super::failure::Failure;
 use super::key;
 use super::mvcc::engine::{ColumnFamily, RawValue};
 use super::mvcc::error::MvccError;
+use super::proposal::{making_room, pair_size};
 use super::region::{Region, StoreId};
-use super::region_checks::{Access, RegionError, key_not_in_region};
-use super::write_path::{check_entry_size, pair_size};
+use super::region_checks::{Access, RegionError};
+use super::region_errors::key_not_in_region;
 
 /// How raw data of this cluster is kept.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +110,21 @@ impl Cluster {
     }
 
     pub(super) fn raw_region(&self, store: StoreId, context: &Context) -> Result<&Region, Failure> {
+        self.check_read_load(store, context)?;
         Ok(self.check_region(store, context, Access::Read(None))?)
+    }
+
+    /// The region for a raw write of a size. A raw write passes a disk that is almost full.
+    fn raw_written_region(
+        &self,
+        store: StoreId,
+        context: &Context,
+        size: usize,
+    ) -> Result<&Region, Failure> {
+        self.check_write_load(store, context)?;
+        let region = self.check_region(store, context, Access::Write)?;
+        self.check_proposal(store, context, region, size)?;
+        Ok(region)
     }
 
     /// Reads a raw value of a region.
@@ -283,7 +298,7 @@ impl Cluster {
         store: StoreId,
         request: RawPutRequest,
     ) -> RawPutResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let pairs = [(request.key, request.value, request.ttl)];
         let result = self.raw_write(now_ms, store, &context, "raw_put", &request.cf, &pairs);
         let (region_error, error) = result.map_or_else(texts, |()| (None, String::new()));
@@ -300,7 +315,7 @@ impl Cluster {
         store: StoreId,
         request: RawBatchPutRequest,
     ) -> RawBatchPutResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let result = self.batch_ttls(&request).and_then(|ttls| {
             let pairs: Vec<(Bytes, Bytes, u64)> = request
                 .pairs
@@ -361,14 +376,16 @@ impl Cluster {
             return Err(text("ttl is not enabled, but get put request with ttl"));
         }
         let cf = format.cf(cf)?;
-        let region = self.check_region(store, context, Access::Write)?;
         let size = pairs
             .iter()
             .map(|(key, value, _)| pair_size(key.len(), value.len()))
             .sum();
-        check_entry_size(region.meta.id, size)?;
+        let region = self.raw_written_region(store, context, size)?;
         for (key, _, _) in pairs {
             check_applied_key(region, &format.stored(key))?;
+        }
+        if self.loses_proposals(store) {
+            return Ok(());
         }
         for (key, value, ttl) in pairs {
             let value = RawValue {
@@ -388,7 +405,7 @@ impl Cluster {
         store: StoreId,
         request: RawDeleteRequest,
     ) -> RawDeleteResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let keys = [request.key];
         let result = self.raw_remove(store, &context, "raw_delete", &request.cf, &keys);
         let (region_error, error) = result.map_or_else(texts, |()| (None, String::new()));
@@ -405,7 +422,7 @@ impl Cluster {
         store: StoreId,
         request: RawBatchDeleteRequest,
     ) -> RawBatchDeleteResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let result = self.raw_remove(
             store,
             &context,
@@ -435,9 +452,13 @@ impl Cluster {
         }
         let format = self.raw_format();
         let cf = format.cf(cf)?;
-        let region = self.check_region(store, context, Access::Write)?;
+        let size = keys.iter().map(|key| pair_size(key.len(), 0)).sum();
+        let region = self.raw_written_region(store, context, size)?;
         for key in keys {
             check_applied_key(region, &format.stored(key))?;
+        }
+        if self.loses_proposals(store) {
+            return Ok(());
         }
         for key in keys {
             self.remove_raw_value(cf, format.stored(key));
@@ -481,17 +502,20 @@ impl Cluster {
         store: StoreId,
         request: &RawDeleteRangeRequest,
     ) -> Result<(), Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         check_key_len(&request.start_key)?;
         check_key_len(&request.end_key)?;
         let check = self.raw_check(&context, "raw_delete_range");
         check.range(&request.start_key, &request.end_key)?;
         let format = self.raw_format();
         let cf = format.cf(&request.cf)?;
-        let region = self.check_region(store, &context, Access::Write)?;
         let start = format.stored(&request.start_key);
         let end = format.stored_end(&request.end_key);
+        let region = self.raw_written_region(store, &context, pair_size(start.len(), end.len()))?;
         check_deleted_range(region, &start, &end)?;
+        if self.loses_proposals(store) {
+            return Ok(());
+        }
         self.engine.delete_raw_range(cf, &start, &end);
         Ok(())
     }
@@ -527,7 +551,7 @@ impl Cluster {
         store: StoreId,
         request: &RawCasRequest,
     ) -> Result<(Option<Bytes>, bool), Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let check = self.raw_check(&context, "raw_compare_and_swap");
         check.keys([request.key.as_ref()])?;
         let format = self.raw_format();
@@ -535,6 +559,7 @@ impl Cluster {
         if !format.has_ttl() && request.ttl != 0 {
             return Err(text("ttl is not enabled, but get put request with ttl"));
         }
+        self.check_write_load(store, &context)?;
         let region = self.check_region(store, &context, Access::Write)?;
         let stored = format.stored(&request.key);
         let found = self.raw_alive(now_ms, region, cf, &stored)?;
@@ -543,7 +568,11 @@ impl Cluster {
         if previous.as_ref() != expected {
             return Ok((previous, false));
         }
-        check_entry_size(region.meta.id, pair_size(stored.len(), request.value.len()))?;
+        let size = pair_size(stored.len(), request.value.len());
+        self.check_proposal(store, &context, region, size)?;
+        if self.loses_proposals(store) {
+            return Ok((previous, true));
+        }
         if !request.delete {
             let value = RawValue {
                 value: request.value.clone(),

@@ -195,6 +195,8 @@ impl Cluster {
         keys: &[Key],
         read: impl FnOnce(&Reader<'_>, &[Key]) -> R,
     ) -> Result<R, Failure> {
+        self.check_read_load(store, plan.context)?;
+        check_isolation(plan.context)?;
         let check = ApiCheck {
             storage: self.config().api_version,
             context: plan.context,
@@ -305,6 +307,8 @@ impl Cluster {
             ts: request.version,
             bypass: &context.resolved_locks,
         };
+        self.check_read_load(store, &context)?;
+        check_isolation(&context)?;
         let start = Key::from_user(&request.start_key).encoded().clone();
         let end = (!request.end_key.is_empty())
             .then(|| Key::from_user(&request.end_key).encoded().clone());
@@ -371,6 +375,17 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// A replica can't tell whether there is anything newer.
+fn check_isolation(context: &Context) -> Result<(), MvccError> {
+    let checks = context.isolation_level() == IsolationLevel::RcCheckTs;
+    if context.replica_read && checks {
+        return Err(MvccError::txn(
+            "Other(\"replica read is not compatible with isolation level RcCheckTs\")",
+        ));
+    }
+    Ok(())
 }
 
 fn leader_rules<'a>(plan: &ReadPlan<'a>) -> ReadRules<'a> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tikv_proto::metapb;
 
+use super::held_writes::HeldWrite;
 use super::key::Key;
 use super::mvcc::lock::Lock;
 
@@ -31,10 +32,49 @@ pub struct Region {
     pub max_ts_synced: bool,
     /// A merge has been prepared: nothing may be proposed.
     pub merging: bool,
+    /// A split has been proposed: replicas can't ask the leader where it stands.
+    pub splitting: bool,
+    /// The leader is handing over: nothing may be proposed.
+    pub transferring: bool,
+    /// A majority was lost and operators have forced a leader: nothing is served until they are
+    /// done.
+    pub recovering: bool,
     /// Timestamp up to which followers answer stale reads.
     pub safe_ts: u64,
+    /// Parts of the region that coprocessor requests may be cut at.
+    pub buckets: Option<Buckets>,
+    /// What is out of the ordinary about peers, by their stores.
+    pub peer_states: BTreeMap<StoreId, PeerState>,
+    /// Writes are kept from being applied.
+    pub holds_writes: bool,
+    /// Writes that have been proposed and not applied yet, in their order.
+    pub held_writes: Vec<HeldWrite>,
     /// Pessimistic locks that only the leader holds.
     pub memory_locks: BTreeMap<Key, Lock>,
+}
+
+/// What may be out of the ordinary about one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerState {
+    /// How many entries of the log are applied at the leader and not yet here.
+    pub lag: u64,
+    /// Its timestamp for stale reads stands still here while others go on.
+    pub safe_ts_stuck: Option<u64>,
+    /// It has heard of the region and has no data yet.
+    pub uninitialized: bool,
+    /// It is taking over a copy of all data.
+    pub applying_snapshot: bool,
+    /// It was a witness and has not got the data yet.
+    pub waits_for_data: bool,
+}
+
+/// Where a region may be cut without being split.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buckets {
+    /// Grows with the leader's term and with every change.
+    pub version: u64,
+    /// Encoded keys, both bounds of the region included.
+    pub keys: Vec<Bytes>,
 }
 
 impl Region {
@@ -51,6 +91,20 @@ impl Region {
     /// The leader's peer.
     pub fn leader_peer(&self) -> Option<&metapb::Peer> {
         self.peer_on(self.leader?)
+    }
+
+    /// What is out of the ordinary about the peer on a store.
+    pub fn peer_state(&self, store: StoreId) -> PeerState {
+        self.peer_states.get(&store).cloned().unwrap_or_default()
+    }
+
+    /// Timestamp up to which the peer on a store answers stale reads.
+    pub fn safe_ts_on(&self, store: StoreId) -> u64 {
+        let state = self.peer_states.get(&store);
+        match state.and_then(|state| state.safe_ts_stuck) {
+            Some(stuck) => stuck.min(self.safe_ts),
+            None => self.safe_ts,
+        }
     }
 
     /// Whether an encoded key lies inside.

@@ -11,8 +11,9 @@ use super::Cluster;
 use super::key;
 use super::mvcc::engine::Change;
 use super::mvcc::lock::KeyLock;
-use super::region::{PeerId, Region, RegionId, StoreId};
-use super::region_checks::{Access, RegionError, key_not_in_region};
+use super::region::{Buckets, PeerId, Region, RegionId, StoreId};
+use super::region_checks::{Access, RegionError};
+use super::region_errors::key_not_in_region;
 
 /// The term of a region right after a split.
 const TERM_AFTER_SPLIT: u64 = 5;
@@ -34,6 +35,7 @@ impl Cluster {
         if cuts.is_empty() {
             return vec![id];
         }
+        self.apply_held(now_ms, id);
         let Some(mut rest) = self.regions.remove(id) else {
             return Vec::new();
         };
@@ -52,9 +54,9 @@ impl Cluster {
                 leader: rest.leader,
                 term: TERM_AFTER_SPLIT,
                 max_ts_synced: rest.max_ts_synced,
-                merging: false,
                 safe_ts: rest.safe_ts,
-                memory_locks: Default::default(),
+                peer_states: rest.peer_states.clone(),
+                ..Region::default()
             };
             for peer in &mut left.meta.peers {
                 peer.id = self.pd.alloc_id();
@@ -66,6 +68,7 @@ impl Cluster {
             self.regions.insert(left);
         }
         parts.push(id);
+        rest.buckets = None;
         self.regions.insert(rest);
         self.note_regions(now_ms, &parts);
         parts
@@ -88,6 +91,8 @@ impl Cluster {
         if source == target || !same_stores || !(source_is_left || source_is_right) {
             return false;
         }
+        self.apply_held(now_ms, source);
+        self.apply_held(now_ms, target);
         let (Some(source), Some(mut merged)) =
             (self.regions.remove(source), self.regions.remove(target))
         else {
@@ -104,6 +109,7 @@ impl Cluster {
         }
         merged.safe_ts = merged.safe_ts.min(source.safe_ts);
         merged.merging = false;
+        merged.buckets = None;
         // The source proposes its locks before it goes.
         for (key, lock) in source.memory_locks {
             self.engine
@@ -140,6 +146,7 @@ impl Cluster {
     /// Moves leadership on request: what the leader holds in memory is handed over. `false` if the
     /// store has no peer that could lead.
     pub fn transfer_leader(&mut self, now_ms: u64, id: RegionId, to: StoreId) -> bool {
+        self.apply_held(now_ms, id);
         let Some(region) = self.regions.get_mut(id) else {
             return false;
         };
@@ -151,18 +158,22 @@ impl Cluster {
         }
         region.leader = Some(to);
         region.term += 1;
+        region.transferring = false;
         // Handing over means proposing the locks, so they are stored from now on.
         for (key, lock) in std::mem::take(&mut region.memory_locks) {
             self.engine
                 .apply(Change::PutLock(key, KeyLock::Exclusive(lock)));
         }
+        self.learn_leading(id, to);
         self.forget_max_ts(now_ms, id);
         self.note_regions(now_ms, &[id]);
         true
     }
 
-    /// Makes a store the leader after the old one is gone: what it held in memory is lost.
+    /// Makes a store the leader after the old one is gone: what it held in memory is lost. Writes
+    /// proposed before, if they have not been [lost](Cluster::lose_held_writes), are applied.
     pub fn elect(&mut self, now_ms: u64, id: RegionId, to: StoreId) -> bool {
+        self.apply_held(now_ms, id);
         let Some(region) = self.regions.get_mut(id) else {
             return false;
         };
@@ -171,10 +182,73 @@ impl Cluster {
         }
         region.leader = Some(to);
         region.term += 1;
+        region.transferring = false;
         region.memory_locks.clear();
+        self.learn_leading(id, to);
         self.forget_max_ts(now_ms, id);
         self.note_regions(now_ms, &[id]);
         true
+    }
+
+    /// Who leads has applied everything before it serves.
+    fn learn_leading(&mut self, id: RegionId, store: StoreId) {
+        if let Some(store) = self.stores.get_mut(&store) {
+            store.behind.remove(&id);
+        }
+        if let Some(region) = self.regions.get_mut(id) {
+            region.peer_states.remove(&store);
+        }
+    }
+
+    /// Says whether a leader is about to hand over, so that it takes no proposals and knows no
+    /// successor yet. A transfer or an election ends it.
+    pub fn set_transferring(&mut self, id: RegionId, transferring: bool) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.transferring = transferring;
+        }
+    }
+
+    /// Says whether a region has a split under way, so that replicas can't ask the leader where it
+    /// stands.
+    pub fn set_splitting(&mut self, id: RegionId, splitting: bool) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.splitting = splitting;
+        }
+    }
+
+    /// Says whether a region's leader has been forced upon it after the loss of a majority.
+    pub fn set_recovering(&mut self, id: RegionId, recovering: bool) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.recovering = recovering;
+        }
+    }
+
+    /// Cuts a region into buckets at encoded keys, under a new version. No keys: no buckets.
+    pub fn set_buckets(&mut self, id: RegionId, keys: &[Bytes]) {
+        let Some(region) = self.regions.get_mut(id) else {
+            return;
+        };
+        if keys.is_empty() {
+            region.buckets = None;
+            return;
+        }
+        // The term in front, so that a new leader's first version is higher.
+        let least = region.term << 32;
+        let version = match &region.buckets {
+            Some(old) => least.max(old.version + 1),
+            None => least + 1,
+        };
+        let mut inside: Vec<Bytes> = keys
+            .iter()
+            .filter(|key| region.contains(key) && **key != region.meta.start_key)
+            .cloned()
+            .collect();
+        inside.sort();
+        inside.dedup();
+        let mut keys = vec![region.meta.start_key.clone()];
+        keys.append(&mut inside);
+        keys.push(region.meta.end_key.clone());
+        region.buckets = Some(Buckets { version, keys });
     }
 
     /// Leaves a region without a leader until the next election.
@@ -362,6 +436,7 @@ impl Cluster {
         }
         keys.sort();
         let region = self.check_region(store, &context, Access::Admin)?;
+        self.check_proposal(store, &context, region, 0)?;
         let id = region.meta.id;
         if keys.is_empty() {
             let peer = region.leader_peer().map_or(0, |peer| peer.id);

@@ -1,14 +1,18 @@
 //! Whether a request has reached a region that may serve it, checked in the server's order.
 //!
 //! The order is that of the server's local reader followed by its propose path: who is asked, then
-//! whether it leads, then whether the client knows the region's present shape.
+//! whether it leads, then whether the client knows the region's present shape. What a replica may
+//! serve is decided in [`replica`](super::replica), what may be proposed in `proposal`.
 
+use tikv_proto::errorpb;
 use tikv_proto::kvrpcpb::Context;
-use tikv_proto::{errorpb, metapb};
 
 use super::Cluster;
-use super::mvcc::reader::hex;
 use super::region::{Region, StoreId};
+use super::region_errors::{
+    flashback_in_progress, flashback_not_prepared, is_witness, mismatch_peer_id,
+    recovery_in_progress, region_not_found, show_epoch, stale_command, store_not_match,
+};
 
 /// A region error on its way to a reply.
 pub type RegionError = Box<errorpb::Error>;
@@ -22,6 +26,10 @@ pub enum Access {
     ReadLeader,
     /// Write.
     Write,
+    /// Prepare for being set back to an older version.
+    PrepareFlashback,
+    /// Be set back, having been prepared.
+    Flashback,
     /// Change the region; its peers must be known too.
     Admin,
 }
@@ -39,115 +47,39 @@ impl Cluster {
     ) -> Result<&Region, RegionError> {
         let asked = context.peer.unwrap_or_default();
         if asked.store_id != store {
-            return Err(errorpb::Error {
-                message: format!("to store id {}, mine {store}", asked.store_id),
-                store_not_match: Some(errorpb::StoreNotMatch {
-                    request_store_id: asked.store_id,
-                    actual_store_id: store,
-                }),
-                ..errorpb::Error::default()
-            }
-            .into());
+            return Err(store_not_match(asked.store_id, store).into());
         }
-        let found = self.regions.get(context.region_id);
+        let found = self.region_on(store, context.region_id);
         let Some((region, peer)) = found.and_then(|r| r.peer_on(store).map(|peer| (r, peer)))
         else {
             return Err(region_not_found(context.region_id).into());
         };
         if asked.id != peer.id {
-            return Err(errorpb::Error {
-                message: format!("mismatch peer id {} != {}", asked.id, peer.id),
-                mismatch_peer_id: Some(errorpb::MismatchPeerId {
-                    request_peer_id: asked.id,
-                    store_peer_id: peer.id,
-                }),
-                ..errorpb::Error::default()
-            }
-            .into());
+            return Err(mismatch_peer_id(asked.id, peer.id).into());
         }
         if context.term != 0 && region.term > context.term.saturating_add(1) {
             return Err(stale_command().into());
         }
         let epoch_matches = epoch_matches(region, context, access);
         if epoch_matches {
-            if peer.is_witness {
+            if peer.is_witness || region.peer_state(store).waits_for_data {
                 return Err(is_witness(region.meta.id).into());
             }
             check_flashback(region, access)?;
         }
+        if region.recovering {
+            return Err(recovery_in_progress(region.meta.id).into());
+        }
         if region.leader != Some(store) {
-            self.check_replica(region, peer, context, access)?;
+            self.check_replica(store, region, peer, context, access)?;
         }
         if !epoch_matches {
             return Err(self.epoch_not_match(store, region, context).into());
         }
-        if region.merging && matches!(access, Access::Write | Access::Admin) {
-            return Err(errorpb::Error {
-                message: format!(
-                    "[region {}] {} peer in merging mode, can't do proposal",
-                    region.meta.id, peer.id
-                ),
-                proposal_in_merging_mode: Some(errorpb::ProposalInMergingMode {
-                    region_id: region.meta.id,
-                }),
-                ..errorpb::Error::default()
-            }
-            .into());
-        }
         Ok(region)
     }
 
-    /// A peer that does not lead serves stale reads it is ready for, and replica reads if there is
-    /// a leader to ask.
-    fn check_replica(
-        &self,
-        region: &Region,
-        peer: &metapb::Peer,
-        context: &Context,
-        access: Access,
-    ) -> Result<(), RegionError> {
-        let Access::Read(ts) = access else {
-            return Err(not_leader(region).into());
-        };
-        if context.stale_read {
-            if ts.is_some_and(|ts| ts <= region.safe_ts) {
-                return Ok(());
-            }
-            return Err(errorpb::Error {
-                message: format!(
-                    "peer {} is not ready, safe_ts {}, region {}",
-                    peer.id, region.safe_ts, region.meta.id
-                ),
-                data_is_not_ready: Some(errorpb::DataIsNotReady {
-                    region_id: region.meta.id,
-                    peer_id: peer.id,
-                    safe_ts: region.safe_ts,
-                }),
-                ..errorpb::Error::default()
-            }
-            .into());
-        }
-        if !context.replica_read || region.leader.is_none() {
-            return Err(not_leader(region).into());
-        }
-        if region.merging {
-            return Err(errorpb::Error {
-                message: format!(
-                    "read index not ready, reason can not read index due to merge, region {}",
-                    region.meta.id
-                ),
-                read_index_not_ready: Some(errorpb::ReadIndexNotReady {
-                    reason: "can not read index due to merge".to_owned(),
-                    region_id: region.meta.id,
-                }),
-                ..errorpb::Error::default()
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    fn epoch_not_match(
+    pub(super) fn epoch_not_match(
         &self,
         store: StoreId,
         region: &Region,
@@ -195,118 +127,14 @@ fn epoch_matches(region: &Region, context: &Context, access: Access) -> bool {
 }
 
 fn check_flashback(region: &Region, access: Access) -> Result<(), RegionError> {
+    let id = region.meta.id;
     let start_ts = region.meta.flashback_start_ts;
-    let older_read = matches!(access, Access::Read(Some(ts)) if ts != 0 && ts < start_ts);
-    if !region.meta.is_in_flashback || older_read {
-        return Ok(());
+    match (region.meta.is_in_flashback, access) {
+        (_, Access::PrepareFlashback) | (true, Access::Flashback) => Ok(()),
+        (false, Access::Flashback) => Err(flashback_not_prepared(id).into()),
+        // What is older than the flashback does not change by it.
+        (true, Access::Read(Some(ts))) if ts != 0 && ts < start_ts => Ok(()),
+        (true, _) => Err(flashback_in_progress(id, start_ts).into()),
+        (false, _) => Ok(()),
     }
-    Err(errorpb::Error {
-        message: format!(
-            "region {} is in the flashback progress with start_ts {start_ts}",
-            region.meta.id
-        ),
-        flashback_in_progress: Some(errorpb::FlashbackInProgress {
-            region_id: region.meta.id,
-            flashback_start_ts: start_ts,
-        }),
-        ..errorpb::Error::default()
-    }
-    .into())
-}
-
-/// The region is not on the store that was asked.
-pub fn region_not_found(region_id: u64) -> errorpb::Error {
-    errorpb::Error {
-        message: format!("region {region_id} is missing"),
-        region_not_found: Some(errorpb::RegionNotFound { region_id }),
-        ..errorpb::Error::default()
-    }
-}
-
-/// The peer asked does not lead; the hint is the present leader.
-pub fn not_leader(region: &Region) -> errorpb::Error {
-    let leader = region.leader_peer().cloned();
-    let hint = match &leader {
-        Some(peer) => format!("Some(id: {} store_id: {})", peer.id, peer.store_id),
-        None => "None".to_owned(),
-    };
-    errorpb::Error {
-        message: format!(
-            "peer is not leader for region {}, leader may {hint}",
-            region.meta.id
-        ),
-        not_leader: Some(errorpb::NotLeader {
-            region_id: region.meta.id,
-            leader,
-        }),
-        ..errorpb::Error::default()
-    }
-}
-
-/// A key outside the region, met where the request's keys are checked one by one.
-pub fn key_not_in_region(region: &metapb::Region, key: &bytes::Bytes) -> errorpb::Error {
-    errorpb::Error {
-        message: format!(
-            "key {} is not in region key range [{}, {}) for region {}",
-            hex(key),
-            hex(&region.start_key),
-            hex(&region.end_key),
-            region.id
-        ),
-        key_not_in_region: Some(errorpb::KeyNotInRegion {
-            key: key.clone(),
-            region_id: region.id,
-            start_key: region.start_key.clone(),
-            end_key: region.end_key.clone(),
-        }),
-        ..errorpb::Error::default()
-    }
-}
-
-/// A write larger than a raft entry may be.
-pub fn entry_too_large(region_id: u64, entry_size: u64) -> errorpb::Error {
-    errorpb::Error {
-        message: format!("raft entry is too large, region {region_id}, entry size {entry_size}"),
-        raft_entry_too_large: Some(errorpb::RaftEntryTooLarge {
-            region_id,
-            entry_size,
-        }),
-        ..errorpb::Error::default()
-    }
-}
-
-/// The leader has not caught up with PD's timestamps.
-pub fn max_ts_not_synced() -> errorpb::Error {
-    errorpb::Error {
-        max_timestamp_not_synced: Some(errorpb::MaxTimestampNotSynced {}),
-        ..errorpb::Error::default()
-    }
-}
-
-fn stale_command() -> errorpb::Error {
-    errorpb::Error {
-        message: "stale command".to_owned(),
-        stale_command: Some(errorpb::StaleCommand {}),
-        ..errorpb::Error::default()
-    }
-}
-
-fn is_witness(region_id: u64) -> errorpb::Error {
-    errorpb::Error {
-        message: format!("peer is a witness of region {region_id}"),
-        is_witness: Some(errorpb::IsWitness { region_id }),
-        ..errorpb::Error::default()
-    }
-}
-
-/// An epoch as the server prints it: zero fields are left out.
-fn show_epoch(epoch: &metapb::RegionEpoch) -> String {
-    let mut fields = Vec::new();
-    if epoch.conf_ver != 0 {
-        fields.push(format!("conf_ver: {}", epoch.conf_ver));
-    }
-    if epoch.version != 0 {
-        fields.push(format!("version: {}", epoch.version));
-    }
-    fields.join(" ")
 }

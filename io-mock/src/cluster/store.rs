@@ -1,15 +1,18 @@
 //! What one store keeps to itself: its timestamps, the locks it holds in memory while a command is
 //! under way, what it remembers of finished transactions, and its place in the cluster.
 //!
-//! A restart loses all of it except the place.
+//! A restart loses all of it except the place and the state of the disk.
 
 use std::collections::BTreeMap;
 
 use tikv_proto::metapb;
 
+use super::crash::WritePoint;
 use super::key::Key;
+use super::load::Load;
 use super::mvcc::lock::Lock;
 use super::mvcc::max_ts::MaxTs;
+use super::region::{Region, RegionId};
 
 /// One store.
 #[derive(Clone, Debug, Default)]
@@ -24,10 +27,43 @@ pub struct Store {
     pub memory_locks: BTreeMap<Key, Lock>,
     /// Commit versions of transactions that ended here.
     pub committed: CommittedCache,
+    /// What it has been told of large transactions that are not complete.
+    pub large_txns: BTreeMap<u64, LargeTxn>,
     /// 1 is healthy, 100 the slowest.
     pub slow_score: i32,
     /// Last sequence number of health feedback.
     pub feedback_seq_no: u64,
+    /// What keeps it from answering at once.
+    pub load: Load,
+    /// It dies here in its next write.
+    pub crash_at: Option<WritePoint>,
+    /// It is dying, and what it proposes is lost.
+    pub loses_proposals: bool,
+    /// How full its disk is.
+    pub disk: Disk,
+    /// Regions as peers here still know them that have fallen behind.
+    pub behind: BTreeMap<RegionId, Region>,
+}
+
+/// What a store has been told of a large transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LargeTxn {
+    /// It will not commit below.
+    pub min_commit_ts: u64,
+    /// It will not commit at all.
+    pub rolled_back: bool,
+}
+
+/// How full a disk is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disk {
+    /// There is room.
+    #[default]
+    Normal,
+    /// Only what makes room or ends transactions is written.
+    AlmostFull,
+    /// Nothing is written.
+    AlreadyFull,
 }
 
 impl Store {
@@ -38,6 +74,10 @@ impl Store {
         self.max_ts = MaxTs::default();
         self.memory_locks.clear();
         self.committed = CommittedCache::default();
+        self.large_txns.clear();
+        self.load = Load::default();
+        self.crash_at = None;
+        self.loses_proposals = false;
         self.feedback_seq_no = self.feedback_seq_no.max(now_ms);
     }
 }

@@ -131,13 +131,13 @@ impl Cluster {
         let safe_ts = self
             .regions
             .iter()
-            .filter(|region| region.peer_on(store).is_some() && region.safe_ts != 0)
+            .filter(|region| region.peer_on(store).is_some() && region.safe_ts_on(store) != 0)
             .filter(|region| {
                 let meta = &region.meta;
                 (range.end_key.is_empty() || meta.start_key < range.end_key)
                     && (meta.end_key.is_empty() || meta.end_key > range.start_key)
             })
-            .map(|region| region.safe_ts)
+            .map(|region| region.safe_ts_on(store))
             .min()
             .unwrap_or_default();
         StoreSafeTsResponse { safe_ts }

@@ -17,6 +17,7 @@ use super::mvcc::changes::Work;
 use super::mvcc::ending::{cleanup, commit};
 use super::mvcc::error::MvccError;
 use super::mvcc::lock::{KeyLock, Lock};
+use super::proposal::{making_room, system};
 use super::region::StoreId;
 
 impl Cluster {
@@ -27,7 +28,7 @@ impl Cluster {
         store: StoreId,
         request: CommitRequest,
     ) -> CommitResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let (start_ts, commit_ts) = (request.start_version, request.commit_version);
         let secondary = request.commit_role() == CommitRole::Secondary;
         let result = self.txn_write(now_ms, store, &context, start_ts, |work, _| {
@@ -67,7 +68,7 @@ impl Cluster {
         store: StoreId,
         request: CleanupRequest,
     ) -> CleanupResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let start_ts = request.start_version;
         let key = Key::from_user(&request.key);
         let result = self.txn_write(now_ms, store, &context, start_ts, |work, _| {
@@ -100,7 +101,7 @@ impl Cluster {
         store: StoreId,
         request: BatchRollbackRequest,
     ) -> BatchRollbackResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let result = self.txn_write(now_ms, store, &context, request.start_version, |work, _| {
             for key in &request.keys {
                 cleanup(work, &Key::from_user(key), 0, false)?;
@@ -122,7 +123,7 @@ impl Cluster {
         store: StoreId,
         request: PessimisticRollbackRequest,
     ) -> PessimisticRollbackResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let start_ts = request.start_version;
         let goes = |lock: &Lock| {
             lock.start_ts == start_ts
@@ -186,7 +187,7 @@ impl Cluster {
         store: StoreId,
         request: &ResolveLockRequest,
     ) -> Result<(), Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = system(request.context.clone());
         let (start_ts, commit_ts) = (request.start_version, request.commit_version);
         self.txn_write(now_ms, store, &context, start_ts, |work, _| {
             for key in &request.keys {
@@ -211,7 +212,7 @@ impl Cluster {
         store: StoreId,
         request: &ResolveLockRequest,
     ) -> Result<(), Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = system(request.context.clone());
         let fates: BTreeMap<u64, u64> = if request.txn_infos.is_empty() {
             [(request.start_version, request.commit_version)].into()
         } else {

@@ -23,7 +23,7 @@ use super::mvcc::read::has_versions;
 use super::mvcc::reader::CommitRecord;
 use super::mvcc::write_record::{WriteKind, WriteRecord};
 use super::region::StoreId;
-use super::region_checks;
+use super::region_errors;
 
 /// From this many keys on, a request over a range without versions skips looking at each.
 const EMPTY_RANGE_CHECK_ABOVE: usize = 12;
@@ -109,7 +109,7 @@ impl Cluster {
                 }
             }
             if commit != CommitKind::TwoPhase && !region.max_ts_synced {
-                return Err(region_checks::max_ts_not_synced().into());
+                return Err(region_errors::max_ts_not_synced().into());
             }
             Ok(prewrite_all(work, props, mutations, asynchronous)?)
         })?;
@@ -350,6 +350,7 @@ fn prewrite_all(
         work.changes.clear();
         return Ok(outcome);
     }
+    work.changes.published = take(&mut out.memory_locks);
     if matches!(props.commit, CommitKind::OnePhase(_)) {
         outcome.one_pc_commit_ts = min_commit_ts;
         commit_at_once(work, out, min_commit_ts);

@@ -12,6 +12,7 @@ use super::mvcc::lock::KeyLock;
 use super::mvcc::status::{
     SecondaryStatus, Status, StatusQuery, check_secondary, check_txn_status,
 };
+use super::proposal::making_room;
 use super::region::StoreId;
 use super::txn_end::raise_checked;
 
@@ -23,7 +24,7 @@ impl Cluster {
         store: StoreId,
         request: CheckTxnStatusRequest,
     ) -> CheckTxnStatusResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let key = Key::from_user(&request.primary_key);
         let query = StatusQuery {
             caller_start_ts: request.caller_start_ts,
@@ -79,7 +80,7 @@ impl Cluster {
         store: StoreId,
         request: CheckSecondaryLocksRequest,
     ) -> CheckSecondaryLocksResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let start_ts = request.start_version;
         let result = self.txn_write(now_ms, store, &context, start_ts, |work, _| {
             raise_checked(work, &context, start_ts)?;
@@ -124,7 +125,7 @@ impl Cluster {
         store: StoreId,
         request: TxnHeartBeatRequest,
     ) -> TxnHeartBeatResponse {
-        let context = request.context.clone().unwrap_or_default();
+        let context = making_room(request.context.clone());
         let start_ts = request.start_version;
         let key = Key::from_user(&request.primary_lock);
         let result = self.txn_write(now_ms, store, &context, start_ts, |work, _| {

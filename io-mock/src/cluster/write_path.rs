@@ -1,8 +1,9 @@
 //! From a command to its effects: check the region, let the command decide, check the size of what
 //! it decided, apply.
 //!
-//! A write passes four points: proposed, appended, committed, applied. Here they are one; a
-//! simulator that wants to lose a request or a reply does so before or after the call.
+//! A write passes four points: proposed, appended, committed, applied. Here they are usually one; a
+//! simulator that wants to lose a request or a reply does so before or after the call. What happens
+//! in between is the subject of [`held_writes`](super::held_writes) and [`crash`](super::crash).
 
 use tikv_proto::kvrpcpb::Context;
 
@@ -15,15 +16,10 @@ use super::mvcc::error::MvccError;
 use super::mvcc::lock::{KeyLock, Lock};
 use super::mvcc::reader::Reader;
 use super::mvcc::write_record::WriteRecord;
+use super::proposal::pair_size;
 use super::region::{Region, RegionId, StoreId};
-use super::region_checks::{self, Access};
-
-/// The largest raft entry.
-const ENTRY_SIZE_MAX: usize = 8 * 1024 * 1024;
-/// What an entry costs beside its changes.
-const ENTRY_OVERHEAD: usize = 22;
-/// What a change costs beside its key and value.
-const CHANGE_OVERHEAD: usize = 16;
+use super::region_checks::Access;
+use super::region_errors;
 
 /// A write record at the moment it was applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,12 +80,28 @@ impl Cluster {
         start_ts: u64,
         command: impl FnOnce(&mut Work<'_>, &Region) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
-        let region_id = self.check_region(store, context, Access::Write)?.meta.id;
+        self.txn_write_with(now_ms, store, context, Access::Write, start_ts, command)
+    }
+
+    /// The same for commands that a region in an unusual state accepts too.
+    pub(super) fn txn_write_with<R>(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        context: &Context,
+        access: Access,
+        start_ts: u64,
+        command: impl FnOnce(&mut Work<'_>, &Region) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        self.check_write_load(store, context)?;
+        let region_id = self.check_region(store, context, access)?.meta.id;
+        // What has been proposed before comes first.
+        self.apply_held(now_ms, region_id);
         self.refresh_max_ts(now_ms, store);
         let (Some(region), Some(served)) =
             (self.regions.get(region_id), self.stores.get_mut(&store))
         else {
-            return Err(region_checks::region_not_found(region_id).into());
+            return Err(region_errors::region_not_found(region_id).into());
         };
         let mut work = Work {
             reader: Reader {
@@ -105,13 +117,40 @@ impl Cluster {
         };
         let result = command(&mut work, region)?;
         let changes = work.changes;
-        check_entry_size(region_id, changes.list.iter().map(change_size).sum())?;
+        if !changes.list.is_empty() {
+            let size = changes.list.iter().map(change_size).sum();
+            self.check_proposed(store, context, region_id, size)?;
+        }
+        self.propose(now_ms, store, region_id, changes);
+        Ok(result)
+    }
+
+    fn check_proposed(
+        &self,
+        store: StoreId,
+        context: &Context,
+        region_id: RegionId,
+        size: usize,
+    ) -> Result<(), Failure> {
+        let Some(region) = self.regions.get(region_id) else {
+            return Err(region_errors::region_not_found(region_id).into());
+        };
+        Ok(self.check_proposal(store, context, region, size)?)
+    }
+
+    /// Applies changes to one region and wakes those who waited for what they release.
+    pub(super) fn apply_and_wake(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        region_id: RegionId,
+        changes: Changes,
+    ) {
         let locked = self.waited_for(store, &changes);
         let released = changes.released.clone();
         self.apply(now_ms, region_id, changes);
         self.note_new_locks(now_ms, store, locked);
         self.wake(now_ms, store, released);
-        Ok(result)
     }
 
     /// The locks to be put onto keys that somebody waits for.
@@ -131,7 +170,7 @@ impl Cluster {
     }
 
     /// Applies changes to one region.
-    fn apply(&mut self, now_ms: u64, region_id: RegionId, changes: Changes) {
+    pub(super) fn apply(&mut self, now_ms: u64, region_id: RegionId, changes: Changes) {
         let in_memory = self.config.in_memory_pessimistic_locks
             && changes
                 .list
@@ -180,20 +219,6 @@ impl Cluster {
             store.committed.insert(now_ms, start_ts, commit_ts);
         }
     }
-}
-
-/// Refuses a write whose changes do not fit into one entry.
-pub(super) fn check_entry_size(region_id: RegionId, changes: usize) -> Result<(), Failure> {
-    let size = changes + ENTRY_OVERHEAD;
-    if size > ENTRY_SIZE_MAX {
-        return Err(region_checks::entry_too_large(region_id, size as u64).into());
-    }
-    Ok(())
-}
-
-/// What one key and its value take in an entry.
-pub(super) fn pair_size(key: usize, value: usize) -> usize {
-    key + value + CHANGE_OVERHEAD
 }
 
 fn change_size(change: &Change) -> usize {

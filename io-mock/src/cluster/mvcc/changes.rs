@@ -33,6 +33,8 @@ pub struct Changes {
     pub list: Vec<Change>,
     /// Locks removed on the way.
     pub released: Vec<Released>,
+    /// Locks whose commit version has been computed: readers must see them before they are applied.
+    pub published: Vec<(Key, Lock)>,
 }
 
 impl Changes {
@@ -110,6 +112,7 @@ impl Changes {
     pub fn clear(&mut self) {
         self.list.clear();
         self.released.clear();
+        self.published.clear();
     }
 }
 

@@ -1,0 +1,102 @@
+//! The time between a write's proposal and its being applied.
+//!
+//! Usually there is none: a write has been applied when its call returns. A region can be told to
+//! hold its writes. What others meet meanwhile is what they meet at a real leader: the data as it
+//! was, and in the store's memory the locks of prewrites that have computed their commit version.
+//!
+//! Another write to the region waits for those before it, so a call that writes releases them
+//! first. So does everything that puts an entry behind them into the log: splits, merges, transfers.
+
+use super::Cluster;
+use super::key::Key;
+use super::mvcc::changes::Changes;
+use super::mvcc::engine::Change;
+use super::region::{RegionId, StoreId};
+
+/// A write that has been proposed.
+#[derive(Clone, Debug)]
+pub struct HeldWrite {
+    store: StoreId,
+    changes: Changes,
+}
+
+impl Cluster {
+    /// Has a region hold the writes of transactions proposed from now on, until they are
+    /// [released](Cluster::release_writes). Their replies are returned at once; whoever calls keeps
+    /// them back until then.
+    pub fn hold_writes(&mut self, id: RegionId) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.holds_writes = true;
+        }
+    }
+
+    /// Applies what a region holds; it holds nothing from now on.
+    pub fn release_writes(&mut self, now_ms: u64, id: RegionId) {
+        self.apply_held(now_ms, id);
+        if let Some(region) = self.regions.get_mut(id) {
+            region.holds_writes = false;
+        }
+    }
+
+    /// Proposes changes: applies them, or keeps them to be applied.
+    pub(super) fn propose(&mut self, now_ms: u64, store: StoreId, id: RegionId, changes: Changes) {
+        if self.loses_proposals(store) {
+            return;
+        }
+        // What only the leader's memory holds is proposed by nobody.
+        let proposed = |change: &Change| !matches!(change, Change::PutPessimisticLock(..));
+        let holds = self
+            .regions
+            .get(id)
+            .is_some_and(|region| region.holds_writes);
+        if !holds || !changes.list.iter().any(proposed) {
+            self.apply_and_wake(now_ms, store, id, changes);
+            return;
+        }
+        if let Some(store) = self.stores.get_mut(&store) {
+            let published = changes.published.iter().cloned();
+            store.memory_locks.extend(published);
+        }
+        if let Some(region) = self.regions.get_mut(id) {
+            region.held_writes.push(HeldWrite { store, changes });
+        }
+    }
+
+    /// Applies what a region holds; later writes are held again.
+    pub(super) fn apply_held(&mut self, now_ms: u64, id: RegionId) {
+        let Some(region) = self.regions.get_mut(id) else {
+            return;
+        };
+        for HeldWrite { store, changes } in std::mem::take(&mut region.held_writes) {
+            let published: Vec<Key> = changes
+                .published
+                .iter()
+                .map(|(key, _)| key.clone())
+                .collect();
+            self.apply_and_wake(now_ms, store, id, changes);
+            if let Some(store) = self.stores.get_mut(&store) {
+                for key in &published {
+                    store.memory_locks.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Loses what a region holds, as when its leader dies and none of those who elect the next one
+    /// has the entries.
+    pub fn lose_held_writes(&mut self, id: RegionId) {
+        let Some(region) = self.regions.get_mut(id) else {
+            return;
+        };
+        for HeldWrite { store, changes } in std::mem::take(&mut region.held_writes) {
+            if let Some(store) = self.stores.get_mut(&store) {
+                for (key, _) in &changes.published {
+                    store.memory_locks.remove(key);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

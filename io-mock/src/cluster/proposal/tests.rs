@@ -1,0 +1,151 @@
+//! What may be proposed: disks, merges, transfers.
+
+use tikv_proto::kvrpcpb::{self, DiskFullOpt};
+
+use crate::cluster::store::Disk;
+use crate::cluster::tests::{Bench, NOW, put};
+
+fn disks(b: &mut Bench, disks: [Disk; 3]) {
+    for (store, disk) in (1..).zip(disks) {
+        b.cluster.store_mut(store).expect("a store").disk = disk;
+    }
+}
+
+/// Prewrites a key; the stores that had no room.
+fn full(b: &mut Bench, start_ts: u64, allowed: DiskFullOpt) -> Vec<u64> {
+    let (mut context, store) = b.to(b"k");
+    let body = context.as_mut().expect("a context");
+    body.set_disk_full_opt(allowed);
+    let request = kvrpcpb::PrewriteRequest {
+        context: context.clone(),
+        mutations: vec![put(b"k", b"v")],
+        primary_lock: "k".into(),
+        start_version: start_ts,
+        ..Default::default()
+    };
+    let response = b.cluster.kv_prewrite(NOW, store, request);
+    let stores = match response.region_error {
+        Some(error) => error.disk_full.expect("nothing else is wrong").store_id,
+        None => Vec::new(),
+    };
+    disks(b, [Disk::Normal; 3]);
+    if stores.is_empty() {
+        b.must_rollback(b"k", start_ts);
+    }
+    stores
+}
+
+#[test]
+fn a_full_disk_refuses_what_does_not_make_room() {
+    use Disk::{AlmostFull, AlreadyFull, Normal};
+    use DiskFullOpt::{AllowedOnAlmostFull, AllowedOnAlreadyFull, NotAllowedOnFull};
+    let mut b = Bench::new();
+    let cases: [([Disk; 3], DiskFullOpt, &[u64]); 14] = [
+        ([Normal, Normal, Normal], NotAllowedOnFull, &[]),
+        // The leader's own disk.
+        ([AlmostFull, Normal, Normal], NotAllowedOnFull, &[1]),
+        ([AlmostFull, Normal, Normal], AllowedOnAlmostFull, &[]),
+        ([AlmostFull, Normal, Normal], AllowedOnAlreadyFull, &[]),
+        ([AlreadyFull, Normal, Normal], AllowedOnAlmostFull, &[1]),
+        ([AlreadyFull, Normal, Normal], AllowedOnAlreadyFull, &[1]),
+        // One follower of two does not matter.
+        ([Normal, AlmostFull, Normal], NotAllowedOnFull, &[]),
+        ([Normal, AlreadyFull, Normal], NotAllowedOnFull, &[]),
+        // Both do.
+        ([Normal, AlmostFull, AlmostFull], NotAllowedOnFull, &[2, 3]),
+        ([Normal, AlmostFull, AlmostFull], AllowedOnAlmostFull, &[]),
+        ([Normal, AlmostFull, AlreadyFull], NotAllowedOnFull, &[2, 3]),
+        ([Normal, AlmostFull, AlreadyFull], AllowedOnAlmostFull, &[]),
+        (
+            [Normal, AlreadyFull, AlreadyFull],
+            AllowedOnAlmostFull,
+            &[2, 3],
+        ),
+        ([AlmostFull, AlmostFull, Normal], AllowedOnAlmostFull, &[]),
+    ];
+    for (turn, (now, allowed, expected)) in cases.into_iter().enumerate() {
+        disks(&mut b, now);
+        let stores = full(&mut b, 10 + turn as u64, allowed);
+        assert_eq!(stores, expected, "{now:?} {allowed:?}");
+    }
+}
+
+#[test]
+fn what_ends_transactions_passes_a_disk_that_is_almost_full() {
+    let mut b = Bench::new();
+    b.must_prewrite_put(b"a", b"v", b"a", 5);
+    b.must_prewrite_put(b"b", b"v", b"b", 6);
+    b.must_lock(b"c", b"c", 7, 7);
+    disks(&mut b, [Disk::AlmostFull, Disk::Normal, Disk::Normal]);
+    b.must_get_none(b"x", 5);
+    b.must_commit(b"a", 5, 8);
+    b.must_rollback(b"b", 6);
+    assert_eq!(b.heart_beat(b"c", 7, 1_000).lock_ttl, 1_000);
+    b.pessimistic_rollback(b"c", 7, 7);
+    let (context, store) = b.to(b"raw");
+    let request = kvrpcpb::RawPutRequest {
+        context,
+        key: "raw".into(),
+        ..Default::default()
+    };
+    let response = b.cluster.raw_put(NOW, store, request);
+    assert_eq!(response.region_error, None);
+    // A lock request makes no room.
+    let response = b.lock_one(Default::default(), b"d", b"d", 9, 9);
+    let error = response.region_error.expect("no room");
+    assert!(
+        error.message.starts_with("store ids [1], errmsg "),
+        "{error:?}"
+    );
+    disks(&mut b, [Disk::AlreadyFull, Disk::Normal, Disk::Normal]);
+    b.must_get(b"a", 9, b"v");
+    let (context, store) = b.to(b"a");
+    let request = kvrpcpb::CleanupRequest {
+        context,
+        key: "z".into(),
+        start_version: 9,
+        ..Default::default()
+    };
+    let response = b.cluster.kv_cleanup(NOW, store, request);
+    assert!(response.region_error.expect("no room").disk_full.is_some());
+}
+
+#[test]
+fn a_leader_on_its_way_out_proposes_nothing() {
+    let mut b = Bench::new();
+    let id = b.to(b"").0.expect("a context").region_id;
+    b.cluster.set_transferring(id, true);
+    let response = b.prewrite(kvrpcpb::PrewriteRequest {
+        mutations: vec![put(b"k", b"v")],
+        primary_lock: "k".into(),
+        start_version: 5,
+        ..Default::default()
+    });
+    let error = response.region_error.expect("no proposal");
+    assert_eq!(error.not_leader.expect("its detail").leader, None);
+    b.must_get_none(b"k", 6);
+    b.cluster.transfer_leader(NOW, id, 2);
+    b.must_prewrite_put(b"k", b"v", b"k", 7);
+}
+
+#[test]
+fn a_prepared_merge_lets_only_reads_through() {
+    let mut b = Bench::new();
+    let id = b.to(b"").0.expect("a context").region_id;
+    b.cluster.prepare_merge(NOW, id);
+    let response = b.prewrite(kvrpcpb::PrewriteRequest {
+        mutations: vec![put(b"k", b"v")],
+        primary_lock: "k".into(),
+        start_version: 5,
+        ..Default::default()
+    });
+    let error = response.region_error.expect("no proposal");
+    assert_eq!(
+        error
+            .proposal_in_merging_mode
+            .expect("its detail")
+            .region_id,
+        id
+    );
+    b.must_get_none(b"k", 6);
+}
