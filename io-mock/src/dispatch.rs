@@ -29,17 +29,34 @@ pub fn store(
     store: StoreId,
     command: Command,
 ) -> Result<Response, GrpcError> {
+    guarded(
+        cluster,
+        store,
+        command,
+        |now| now,
+        |cluster, command| answer(cluster, now_ms, store, command),
+    )
+}
+
+/// Has a store answer, unless somebody wants it to refuse without looking, or to die on the way.
+fn guarded<R>(
+    cluster: &mut Cluster,
+    store: StoreId,
+    command: Command,
+    wrap: fn(Response) -> R,
+    answer: impl FnOnce(&mut Cluster, Command) -> Result<R, GrpcError>,
+) -> Result<R, GrpcError> {
     if let Some(injected) = injected(cluster, store, &command) {
-        return Ok(injected);
+        return Ok(wrap(injected));
     }
     let crash = is_write(&command).then(|| cluster.take_crash(store));
     let Some(point) = crash.flatten() else {
-        return answer(cluster, now_ms, store, command);
+        return answer(cluster, command);
     };
     let answer = match point {
         WritePoint::BeforePropose => None,
         WritePoint::Proposed { .. } | WritePoint::Applied | WritePoint::Answered => {
-            Some(answer(cluster, now_ms, store, command))
+            Some(answer(cluster, command))
         }
     };
     cluster.stop_store(store);
@@ -149,6 +166,8 @@ store_calls! {
     SplitRegion => split_region;
     MvccGetByKey => mvcc_get_by_key;
     MvccGetByStartTs => mvcc_get_by_start_ts;
+    PrepareFlashbackToVersion => kv_prepare_flashback_to_version;
+    FlashbackToVersion => kv_flashback_to_version;
     GetLockWaitInfo => get_lock_wait_info;
 }
 
@@ -164,17 +183,23 @@ pub fn begin(
     id: StoreId,
     command: Command,
 ) -> Result<Answer<Response>, GrpcError> {
-    match command {
-        Command::PessimisticLock(request) => {
-            cluster.end_waits(now_ms);
-            cluster.admit(id, request.context.as_deref())?;
-            Ok(match cluster.begin_pessimistic_lock(now_ms, id, request) {
-                Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
-                Answer::Later(ticket) => Answer::Later(ticket),
-            })
-        }
-        other => store(cluster, now_ms, id, other).map(Answer::Now),
-    }
+    guarded(
+        cluster,
+        id,
+        command,
+        Answer::Now,
+        |cluster, command| match command {
+            Command::PessimisticLock(request) => {
+                cluster.end_waits(now_ms);
+                cluster.admit(id, request.context.as_deref())?;
+                Ok(match cluster.begin_pessimistic_lock(now_ms, id, request) {
+                    Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
+                    Answer::Later(ticket) => Answer::Later(ticket),
+                })
+            }
+            other => answer(cluster, now_ms, id, other).map(Answer::Now),
+        },
+    )
 }
 
 /// Takes the answers of requests that have stopped waiting. To be called after every request, and

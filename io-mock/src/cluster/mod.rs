@@ -16,7 +16,7 @@
 //! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_errors`], [`region_admin`] |
 //! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`injection`] |
 //! | where in its life a write is when something happens | [`held_writes`], [`crash`] |
-//! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`] |
+//! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | PD | [`pd`] |
 //!
@@ -27,6 +27,7 @@ pub mod api_version;
 mod checksum;
 pub mod crash;
 pub mod failure;
+pub mod flashback;
 pub mod held_writes;
 pub mod injection;
 pub mod key;

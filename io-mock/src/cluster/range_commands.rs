@@ -275,7 +275,7 @@ impl Cluster {
 }
 
 /// An empty user key is the lack of a bound.
-fn stored_bound(user: &[u8]) -> Bytes {
+pub(super) fn stored_bound(user: &[u8]) -> Bytes {
     if user.is_empty() {
         Bytes::new()
     } else {

@@ -10,8 +10,8 @@ use tikv_proto::kvrpcpb::Context;
 use super::Cluster;
 use super::region::{Region, StoreId};
 use super::region_errors::{
-    flashback_in_progress, flashback_not_prepared, is_witness, mismatch_peer_id,
-    recovery_in_progress, region_not_found, show_epoch, stale_command, store_not_match,
+    flashback_in_progress, is_witness, mismatch_peer_id, recovery_in_progress, region_not_found,
+    show_epoch, stale_command, store_not_match,
 };
 
 /// A region error on its way to a reply.
@@ -26,9 +26,7 @@ pub enum Access {
     ReadLeader,
     /// Write.
     Write,
-    /// Prepare for being set back to an older version.
-    PrepareFlashback,
-    /// Be set back, having been prepared.
+    /// Set back to an older version, which begins and ends with changes of the region itself.
     Flashback,
     /// Change the region; its peers must be known too.
     Admin,
@@ -122,19 +120,20 @@ impl Cluster {
 fn epoch_matches(region: &Region, context: &Context, access: Access) -> bool {
     let sent = context.region_epoch.unwrap_or_default();
     let current = region.epoch();
-    let peers_matter = access == Access::Admin;
+    let peers_matter = matches!(access, Access::Admin | Access::Flashback);
     sent.version == current.version && (!peers_matter || sent.conf_ver == current.conf_ver)
 }
 
 fn check_flashback(region: &Region, access: Access) -> Result<(), RegionError> {
-    let id = region.meta.id;
     let start_ts = region.meta.flashback_start_ts;
-    match (region.meta.is_in_flashback, access) {
-        (_, Access::PrepareFlashback) | (true, Access::Flashback) => Ok(()),
-        (false, Access::Flashback) => Err(flashback_not_prepared(id).into()),
-        // What is older than the flashback does not change by it.
-        (true, Access::Read(Some(ts))) if ts != 0 && ts < start_ts => Ok(()),
-        (true, _) => Err(flashback_in_progress(id, start_ts).into()),
-        (false, _) => Ok(()),
+    let passes = match access {
+        Access::Flashback => true,
+        // What is older does not change.
+        Access::Read(Some(ts)) => ts != 0 && ts < start_ts,
+        Access::Read(None) | Access::ReadLeader | Access::Write | Access::Admin => false,
+    };
+    if region.meta.is_in_flashback && !passes {
+        return Err(flashback_in_progress(region.meta.id, start_ts).into());
     }
+    Ok(())
 }

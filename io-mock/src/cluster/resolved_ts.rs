@@ -1,6 +1,8 @@
 //! Up to which timestamp replicas answer stale reads: everything at or below it is committed or
 //! never will be. A leader works it out now and then and tells its followers.
 
+use tikv_proto::kvrpcpb::{CheckLeaderRequest, CheckLeaderResponse, LeaderInfo};
+
 use super::Cluster;
 use super::mvcc::lock::{KeyLock, Lock, LockKind};
 use super::region::{RegionId, StoreId};
@@ -35,6 +37,31 @@ impl Cluster {
         let resolved = stored.chain(in_memory).fold(tso, u64::min);
         self.set_safe_ts(id, resolved);
         resolved
+    }
+
+    /// Tells a leader's store which of the regions it thinks it leads are led by it as far as this
+    /// store knows: stores ask each other before they say that anything is complete.
+    pub fn check_leader(
+        &mut self,
+        _now_ms: u64,
+        store: StoreId,
+        request: CheckLeaderRequest,
+    ) -> CheckLeaderResponse {
+        let agrees = |info: &&LeaderInfo| {
+            let Some(region) = self.region_on(store, info.region_id) else {
+                return false;
+            };
+            let leader = region.leader_peer().map_or(0, |leader| leader.id);
+            region.peer_on(store).is_some()
+                && leader == info.peer_id
+                && region.term == info.term
+                && region.meta.region_epoch == info.region_epoch
+        };
+        let regions = request.regions.iter().filter(agrees);
+        CheckLeaderResponse {
+            regions: regions.map(|info| info.region_id).collect(),
+            ts: request.ts,
+        }
     }
 
     /// The greatest timestamp that can't be missed because of a lock.

@@ -76,6 +76,7 @@ impl Store {
         self.committed = CommittedCache::default();
         self.large_txns.clear();
         self.load = Load::default();
+        self.slow_score = 1;
         self.crash_at = None;
         self.loses_proposals = false;
         self.feedback_seq_no = self.feedback_seq_no.max(now_ms);

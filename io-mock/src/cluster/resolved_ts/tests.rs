@@ -1,6 +1,6 @@
 //! What holds the timestamp of stale reads back.
 
-use tikv_proto::kvrpcpb::{self, TxnStatus};
+use tikv_proto::kvrpcpb::{self, CheckLeaderRequest, LeaderInfo, TxnStatus};
 
 use crate::cluster::key;
 use crate::cluster::tests::{Bench, NOW, put};
@@ -82,4 +82,39 @@ fn a_large_transaction_counts_with_what_it_announced() {
     };
     tell(&mut b, over);
     assert!(advance(&mut b, b"k") >= NOW << 18);
+}
+
+#[test]
+fn stores_agree_on_leaders_they_know() {
+    let mut b = Bench::new();
+    let (context, _) = b.route(&key::encode(b"k"));
+    let id = context.region_id;
+    let region = b.cluster.region(id).expect("a region");
+    let info = LeaderInfo {
+        region_id: id,
+        peer_id: region.leader_peer().expect("a leader").id,
+        term: region.term,
+        region_epoch: region.meta.region_epoch,
+        read_state: None,
+    };
+    let ask = |b: &mut Bench, info: &LeaderInfo| {
+        let request = CheckLeaderRequest {
+            regions: vec![*info],
+            ts: 9,
+        };
+        let response = b.cluster.check_leader(NOW, 2, request);
+        assert_eq!(response.ts, 9);
+        !response.regions.is_empty()
+    };
+    assert!(ask(&mut b, &info));
+    b.cluster.fall_behind(id, 2);
+    b.cluster.transfer_leader(NOW, id, 3);
+    assert!(ask(&mut b, &info), "it has not heard of the new one");
+    b.cluster.catch_up(2);
+    assert!(!ask(&mut b, &info));
+    let strange = LeaderInfo {
+        region_id: 999,
+        ..info
+    };
+    assert!(!ask(&mut b, &strange));
 }
