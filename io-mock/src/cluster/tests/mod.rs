@@ -3,12 +3,17 @@
 //! [`Bench`] speaks the vocabulary of those tests, so that a case reads as it does there.
 
 mod ending;
+mod lock_actions;
+mod lock_conflict;
 mod locking;
 mod pd;
+mod prewrite_actions;
+mod prewrite_commands;
 mod prewriting;
 mod raw;
 mod reading;
 mod routing;
+mod vocabulary;
 mod waiting;
 
 use bytes::Bytes;
