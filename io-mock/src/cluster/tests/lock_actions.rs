@@ -6,7 +6,7 @@ use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::{
 use tikv_proto::kvrpcpb::{Assertion, Op, PessimisticLockRequest};
 
 use super::prewrite_actions::fenced;
-use super::vocabulary::{OPTIMISTIC, RETRY, SELF, pre, word};
+use super::vocabulary::{OPTIMISTIC, Prepare, RETRY, SELF, pre, word};
 use super::{Bench, mutation};
 use crate::cluster::mvcc::write_record::WriteKind;
 
@@ -235,7 +235,7 @@ fn test_pessimistic_lock_only_if_exists() {
     let refused = b.lock_one(without_value, k, k, 10, 10).errors;
     assert!(refused[0].abort.contains("LockIfExistsFailed"));
     b.write(k, v, 10, 20);
-    let prepare: [(u64, fn(&mut Bench)); 3] = [
+    let prepare: [(u64, Prepare); 3] = [
         (25, |_| {}),
         (45, |b| b.touch(b"k", 30, 40)),
         (55, |b| b.must_rollback(b"k", 50)),

@@ -2,7 +2,9 @@
 //!
 //! [`Bench`] speaks the vocabulary of those tests, so that a case reads as it does there.
 
+mod end_actions;
 mod ending;
+mod flushing;
 mod lock_actions;
 mod lock_conflict;
 mod locking;
@@ -12,7 +14,9 @@ mod prewrite_commands;
 mod prewriting;
 mod raw;
 mod reading;
+mod resolving;
 mod routing;
+mod status_actions;
 mod vocabulary;
 mod waiting;
 

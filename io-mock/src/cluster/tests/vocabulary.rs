@@ -10,7 +10,7 @@ use tikv_proto::kvrpcpb::{
 use super::{Bench, NOW, mutation, put};
 use crate::cluster::key::Key;
 use crate::cluster::mvcc::engine::Change;
-use crate::cluster::mvcc::lock::{KeyLock, Lock, SharedLocks};
+use crate::cluster::mvcc::lock::{KeyLock, SharedLocks};
 use crate::cluster::mvcc::write_record::{WriteKind, WriteRecord};
 
 /// A prewrite under construction.
@@ -102,6 +102,9 @@ impl Pre {
         self
     }
 }
+
+/// Makes a state which a case starts from.
+pub(super) type Prepare = fn(&mut Bench);
 
 /// A key error as one word; empty for none.
 pub(super) fn word(error: Option<&KeyError>) -> &'static str {
@@ -229,10 +232,46 @@ impl Bench {
         }
     }
 
-    /// Sets a lock as no command would leave it.
-    pub(super) fn set_lock(&mut self, k: &[u8], lock: Lock) {
-        let change = Change::PutLock(Key::from_user(k), KeyLock::Exclusive(lock));
+    /// Sets shared locks as no command would leave them.
+    pub(super) fn set_shared(&mut self, k: &[u8], shared: SharedLocks) {
+        let change = Change::PutLock(Key::from_user(k), KeyLock::Shared(shared));
         self.cluster.engine.apply(change);
+    }
+
+    /// Ends transactions on the whole region of the first key: start and commit versions, where a
+    /// commit version of 0 means a rollback.
+    pub(super) fn resolve_all(&mut self, fates: &[(u64, u64)]) {
+        let (context, store) = self.to(b"");
+        let info = |&(txn, status): &(u64, u64)| kvrpcpb::TxnInfo {
+            txn,
+            status,
+            ..Default::default()
+        };
+        let request = kvrpcpb::ResolveLockRequest {
+            context,
+            txn_infos: fates.iter().map(info).collect(),
+            ..Default::default()
+        };
+        let response = self.cluster.kv_resolve_lock(NOW, store, request);
+        assert_eq!((response.region_error, response.error), (None, None));
+    }
+
+    /// Writes one key of a pipelined transaction and tells the error by one word.
+    pub(super) fn flush(&mut self, start_ts: u64, generation: u64, m: Mutation) -> &'static str {
+        let (context, store) = self.to(&m.key);
+        let request = kvrpcpb::FlushRequest {
+            context,
+            primary_key: m.key.clone(),
+            mutations: vec![m],
+            start_ts,
+            generation,
+            assertion_level: AssertionLevel::Strict.into(),
+            lock_ttl: 100,
+            min_commit_ts: 0,
+        };
+        let response = self.cluster.kv_flush(NOW, store, request);
+        assert_eq!(response.region_error, None);
+        word(response.errors.first())
     }
 
     /// Marks a record as overlapped by a rollback that saw a newer version at `fence`.
