@@ -1,13 +1,32 @@
-//! Every test of client-go is accounted for: carried over to a test here that exists, waiting for
-//! the part it is about, or impossible, with the reason. The table in the book says which.
+//! Every test of client-go, and every test of the servers that the simulated cluster is held to, is
+//! accounted for: carried over to a test here that exists, waiting for the part it is about, or
+//! impossible, with the reason. Two tables in the book say which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// `file<TAB>Suite/Test` or `file<TAB>Test`, one a line.
-const GO_TESTS: &str = include_str!("data/client-go-tests.tsv");
-const TABLE: &str = "docs/src/client-go-tests.md";
+/// The tests of another project and the table that accounts for them.
+struct Source {
+    /// `file<TAB>Suite/Test` or `file<TAB>Test`, one a line.
+    tests: &'static str,
+    table: &'static str,
+    /// The list may not become shorter than this by accident.
+    at_least: usize,
+}
+
+const CLIENT_GO: Source = Source {
+    tests: include_str!("data/client-go-tests.tsv"),
+    table: "docs/src/client-go-tests.md",
+    at_least: 600,
+};
+
+/// TiKV's own tests and PD's; those of PD stand under `pd/`.
+const SERVERS: Source = Source {
+    tests: include_str!("data/server-tests.tsv"),
+    table: "docs/src/server-tests.md",
+    at_least: 370,
+};
 
 /// What a test that is not carried over yet may be waiting for.
 const AREAS: [&str; 18] = [
@@ -30,7 +49,14 @@ const AREAS: [&str; 18] = [
     "resource control",
     "routing",
 ];
-const MORE_AREAS: [&str; 4] = ["reads", "rpc", "tests against a cluster", "tiflash"];
+const MORE_AREAS: [&str; 6] = [
+    "flashback",
+    "reads",
+    "rpc",
+    "store",
+    "tests against a cluster",
+    "tiflash",
+];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -40,7 +66,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The rows of the table: the Go file and test, and what became of it.
+/// The rows of the table: the file and test, and what became of it.
 fn rows(table: &str) -> Vec<((String, String), String)> {
     let mut file = String::new();
     let mut rows = Vec::new();
@@ -51,7 +77,7 @@ fn rows(table: &str) -> Vec<((String, String), String)> {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         if let ["", test, fate, ""] = cells[..]
             && !test.starts_with("---")
-            && test != "Go test"
+            && !["Go test", "server test"].contains(&test)
         {
             let test = test.trim_matches('`').to_owned();
             rows.push(((file.clone(), test), fate.to_owned()));
@@ -94,68 +120,84 @@ fn fate(text: &str) -> Result<Fate, String> {
         .map_err(|error| format!("{text}: {error}"))
 }
 
-#[test]
-fn every_go_test_stands_in_the_table_once() {
-    let wanted: BTreeSet<(String, String)> = GO_TESTS
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(file, test)| (file.to_owned(), test.to_owned()))
-        .collect();
-    assert!(
-        wanted.len() > 600,
-        "the list of client-go's tests has {} lines",
-        wanted.len()
-    );
-    let mut seen = BTreeMap::new();
-    for (test, _) in rows(&read(TABLE)) {
-        *seen.entry(test).or_insert(0) += 1;
+impl Source {
+    fn every_test_stands_in_the_table_once(&self) {
+        let table = self.table;
+        let wanted: BTreeSet<(String, String)> = self
+            .tests
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .map(|(file, test)| (file.to_owned(), test.to_owned()))
+            .collect();
+        let count = wanted.len();
+        assert!(
+            count > self.at_least,
+            "the list behind {table} has {count} lines"
+        );
+        let mut seen = BTreeMap::new();
+        for (test, _) in rows(&read(table)) {
+            *seen.entry(test).or_insert(0) += 1;
+        }
+        let missing: Vec<_> = wanted
+            .iter()
+            .filter(|test| !seen.contains_key(*test))
+            .collect();
+        assert!(missing.is_empty(), "not in {table}: {missing:#?}");
+        let unknown: Vec<_> = seen.keys().filter(|test| !wanted.contains(*test)).collect();
+        assert!(unknown.is_empty(), "no such tests there: {unknown:#?}");
+        let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "twice in {table}: {twice:#?}");
     }
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|test| !seen.contains_key(*test))
-        .collect();
-    assert!(missing.is_empty(), "not in {TABLE}: {missing:#?}");
-    let unknown: Vec<_> = seen.keys().filter(|test| !wanted.contains(*test)).collect();
-    assert!(
-        unknown.is_empty(),
-        "client-go has no such test: {unknown:#?}"
-    );
-    let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "twice in {TABLE}: {twice:#?}");
-}
 
-#[test]
-fn every_test_that_is_named_exists() {
-    let mut sources: BTreeMap<String, String> = BTreeMap::new();
-    let (mut carried, mut pending, mut impossible) = (0, 0, 0);
-    let mut broken = Vec::new();
-    for ((file, test), text) in rows(&read(TABLE)) {
-        match fate(&text) {
-            Err(error) => broken.push(format!("{file} {test}: {error}")),
-            Ok(Fate::Pending) => pending += 1,
-            Ok(Fate::Impossible) => impossible += 1,
-            Ok(Fate::Carried(tests)) => {
-                carried += 1;
-                for (path, function) in tests {
-                    let source = sources.entry(path.clone()).or_insert_with(|| {
-                        fs::read_to_string(root().join(&path)).unwrap_or_default()
-                    });
-                    if ![format!("fn {function}("), format!("fn {function}<")]
-                        .iter()
-                        .any(|start| source.contains(start))
-                    {
-                        broken.push(format!("{file} {test}: no {path}::{function}"));
+    fn every_test_that_is_named_exists(&self) {
+        let table = self.table;
+        let mut sources: BTreeMap<String, String> = BTreeMap::new();
+        let (mut carried, mut pending, mut impossible) = (0, 0, 0);
+        let mut broken = Vec::new();
+        for ((file, test), text) in rows(&read(table)) {
+            match fate(&text) {
+                Err(error) => broken.push(format!("{file} {test}: {error}")),
+                Ok(Fate::Pending) => pending += 1,
+                Ok(Fate::Impossible) => impossible += 1,
+                Ok(Fate::Carried(tests)) => {
+                    carried += 1;
+                    for (path, function) in tests {
+                        let source = sources.entry(path.clone()).or_insert_with(|| {
+                            fs::read_to_string(root().join(&path)).unwrap_or_default()
+                        });
+                        if ![format!("fn {function}("), format!("fn {function}<")]
+                            .iter()
+                            .any(|start| source.contains(start))
+                        {
+                            broken.push(format!("{file} {test}: no {path}::{function}"));
+                        }
                     }
                 }
             }
         }
+        assert!(
+            broken.is_empty(),
+            "\n{}\n\nCorrect {table}: a test that was renamed, moved or removed takes its row along.\n",
+            broken.join("\n")
+        );
+        println!("{table}: {carried} carried over, {pending} pending, {impossible} n/a");
     }
-    assert!(
-        broken.is_empty(),
-        "\n{}\n\nCorrect {TABLE}: a test that was renamed, moved or removed takes its row along.\n",
-        broken.join("\n")
-    );
-    println!("client-go's tests: {carried} carried over, {pending} pending, {impossible} n/a");
+}
+
+#[test]
+fn every_go_test_stands_in_the_table_once() {
+    CLIENT_GO.every_test_stands_in_the_table_once();
+}
+
+#[test]
+fn every_server_test_stands_in_the_table_once() {
+    SERVERS.every_test_stands_in_the_table_once();
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    CLIENT_GO.every_test_that_is_named_exists();
+    SERVERS.every_test_that_is_named_exists();
 }
 
 #[test]
