@@ -2,21 +2,29 @@
 //!
 //! [`Bench`] speaks the vocabulary of those tests, so that a case reads as it does there.
 
+mod backward_scanner;
 mod end_actions;
 mod ending;
 mod flushing;
+mod forward_scanner;
 mod lock_actions;
 mod lock_conflict;
 mod locking;
+mod looks;
+mod mvcc_txn;
 mod pd;
+mod point_getter;
 mod prewrite_actions;
 mod prewrite_commands;
 mod prewriting;
 mod raw;
+mod reader;
 mod reading;
 mod resolving;
 mod routing;
+mod scanner;
 mod status_actions;
+mod txn_types;
 mod vocabulary;
 mod waiting;
 
