@@ -3,7 +3,7 @@
 //!
 //! A restart loses all of it except the place and the state of the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tikv_proto::metapb;
 
@@ -83,36 +83,34 @@ impl Store {
     }
 }
 
-/// How many finished transactions a store remembers.
-const COMMITTED_CAPACITY: usize = 16 * 1024;
-/// How long it remembers them at least.
+/// How long a store remembers a finished transaction at least.
 const COMMITTED_KEPT_MS: u64 = 30_000;
 
 /// Commit versions of finished transactions, for telling a late prewrite from a first one.
 #[derive(Clone, Debug, Default)]
 pub struct CommittedCache {
-    by_start: BTreeMap<u64, (u64, u64)>,
+    by_start: BTreeMap<u64, u64>,
+    /// When each was remembered, and its start version.
+    by_age: BTreeSet<(u64, u64)>,
 }
 
 impl CommittedCache {
     /// Where a transaction committed.
     pub fn get(&self, start_ts: u64) -> Option<u64> {
-        self.by_start
-            .get(&start_ts)
-            .map(|(commit_ts, _)| *commit_ts)
+        self.by_start.get(&start_ts).copied()
     }
 
-    /// Remembers a commit. The oldest entries go when there are many and they have had their time.
+    /// Remembers a commit, and forgets those that have had their time. Being told again does not
+    /// make a memory younger.
     pub fn insert(&mut self, now_ms: u64, start_ts: u64, commit_ts: u64) {
-        self.by_start.insert(start_ts, (commit_ts, now_ms));
-        while self.by_start.len() > COMMITTED_CAPACITY {
-            let Some(oldest) = self.by_start.first_entry() else {
-                break;
-            };
-            if oldest.get().1 + COMMITTED_KEPT_MS > now_ms {
-                break;
-            }
-            oldest.remove();
+        if self.by_start.insert(start_ts, commit_ts).is_none() {
+            self.by_age.insert((now_ms, start_ts));
+        }
+        while let Some(&(since_ms, oldest)) = self.by_age.first()
+            && since_ms.saturating_add(COMMITTED_KEPT_MS) < now_ms
+        {
+            self.by_age.pop_first();
+            self.by_start.remove(&oldest);
         }
     }
 }

@@ -7,6 +7,7 @@ mod end_actions;
 mod ending;
 mod flushing;
 mod forward_scanner;
+mod greatest_timestamp;
 mod lock_actions;
 mod lock_conflict;
 mod locking;
@@ -24,13 +25,16 @@ mod resolving;
 mod routing;
 mod scanner;
 mod status_actions;
+mod status_cache;
+mod storage;
+mod storage_raw;
 mod txn_types;
 mod vocabulary;
 mod waiting;
 
 use bytes::Bytes;
 use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction;
-use tikv_proto::kvrpcpb::{self, Context, KeyError, Mutation, Op};
+use tikv_proto::kvrpcpb::{self, ApiVersion, Context, KeyError, Mutation, Op};
 
 use super::key::Key;
 use super::mvcc::lock::{KeyLock, Lock};
@@ -94,7 +98,10 @@ impl Bench {
             region_id: region.meta.id,
             region_epoch: region.meta.region_epoch,
             peer: Some(peer),
-            api_version: self.cluster.config().api_version.into(),
+            api_version: match self.cluster.config().api_version {
+                ApiVersion::V1ttl => ApiVersion::V1.into(),
+                other => other.into(),
+            },
             ..Context::default()
         };
         (context, peer.store_id)

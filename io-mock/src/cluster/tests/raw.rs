@@ -186,8 +186,8 @@ fn test_check_api_version() {
     for (storage, requested, k, allowed) in [
         (ApiVersion::V1, ApiVersion::V1, "k", true),
         (ApiVersion::V1, ApiVersion::V2, "rk", false),
-        (ApiVersion::V1ttl, ApiVersion::V1ttl, "k", true),
-        (ApiVersion::V1ttl, ApiVersion::V1, "k", false),
+        (ApiVersion::V1ttl, ApiVersion::V1, "k", true),
+        (ApiVersion::V1ttl, ApiVersion::V1ttl, "k", false),
         (ApiVersion::V2, ApiVersion::V2, "rk", true),
         (ApiVersion::V2, ApiVersion::V2, "xk", false),
         (ApiVersion::V2, ApiVersion::V1, "k", false),

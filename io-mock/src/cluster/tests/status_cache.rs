@@ -1,0 +1,89 @@
+//! What a store remembers of transactions that have ended.
+
+use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::SkipPessimisticCheck;
+use tikv_proto::kvrpcpb::{BroadcastTxnStatusRequest, TxnStatus};
+
+use super::vocabulary::pre;
+use super::{Bench, NOW};
+use crate::cluster::store::CommittedCache;
+
+fn known(cache: &CommittedCache, starts: &[u64]) -> Vec<Option<u64>> {
+    starts.iter().map(|&start| cache.get(start)).collect()
+}
+
+#[test]
+fn test_evicting_expired() {
+    let mut cache = CommittedCache::default();
+    for (since, start) in [(0, 1), (1, 3), (2, 5)] {
+        cache.insert(since, start, start + 1);
+    }
+    assert_eq!(known(&cache, &[1, 3, 5]), [Some(2), Some(4), Some(6)]);
+    cache.insert(30_001, 7, 8);
+    assert_eq!(known(&cache, &[1, 3, 5]), [None, Some(4), Some(6)]);
+    cache.insert(30_004, 9, 10);
+    assert_eq!(
+        known(&cache, &[3, 5, 7, 9]),
+        [None, None, Some(8), Some(10)]
+    );
+    // Being told again makes nothing younger; a clock set back makes nothing older.
+    cache.insert(40_000, 7, 8);
+    cache.insert(20_000, 11, 12);
+    assert_eq!(known(&cache, &[7, 9, 11]), [Some(8), Some(10), Some(12)]);
+    cache.insert(60_002, 13, 14);
+    assert_eq!(
+        known(&cache, &[7, 9, 11, 13]),
+        [None, Some(10), None, Some(14)]
+    );
+}
+
+#[test]
+fn test_eviction_normal_txn() {
+    let mut b = Bench::new();
+    let k = b"k";
+    // A key that was not locked and is not looked at: only the store's memory tells that the
+    // request has come before.
+    let one = || pre(b"pk", 10).put(&[k]);
+    let again = |b: &mut Bench| {
+        let answer = b.must_run(
+            one()
+                .by_locks(&[], 0)
+                .pessimistic(10, &[SkipPessimisticCheck]),
+        );
+        (answer.min_commit_ts, b.lock_of(k).is_some())
+    };
+    assert_eq!(again(&mut b), (11, true));
+    b.must_commit(k, 10, 20);
+    assert_eq!(again(&mut b), (20, false));
+    let (_, store) = b.to(k);
+    tell(&mut b, NOW + 31_000, 30, 31, 32);
+    assert_eq!(
+        b.cluster.store(store).and_then(|s| s.committed.get(10)),
+        None
+    );
+    assert_eq!(again(&mut b), (11, true), "forgotten, so it is a new lock");
+}
+
+/// Tells the first store how a transaction stands; a commit version of 0 is one under way.
+fn tell(b: &mut Bench, now_ms: u64, start_ts: u64, min_commit_ts: u64, commit_ts: u64) {
+    let status = TxnStatus {
+        start_ts,
+        min_commit_ts,
+        commit_ts,
+        ..Default::default()
+    };
+    let request = BroadcastTxnStatusRequest {
+        txn_status: vec![status],
+        ..Default::default()
+    };
+    b.cluster.broadcast_txn_status(now_ms, 1, request);
+}
+
+#[test]
+fn test_large_to_normal_txn_transition() {
+    let mut b = Bench::new();
+    let committed = |b: &Bench| b.cluster.store(1).and_then(|s| s.committed.get(1));
+    tell(&mut b, NOW, 1, 10_000, 0);
+    assert_eq!(committed(&b), None);
+    tell(&mut b, NOW, 1, 10_000, 10_001);
+    assert_eq!(committed(&b), Some(10_001));
+}
