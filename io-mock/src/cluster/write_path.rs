@@ -21,6 +21,11 @@ use super::region::{Region, RegionId, StoreId};
 use super::region_checks::Access;
 use super::region_errors;
 
+/// How much of a region's pessimistic locks its leader keeps in memory only.
+const MEMORY_LOCKS_MAX: usize = 512 * 1024;
+/// What a lock in memory takes beside its key and its primary.
+const MEMORY_LOCK_OVERHEAD: usize = 80;
+
 /// A write record at the moment it was applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AppliedWrite {
@@ -175,7 +180,8 @@ impl Cluster {
             && changes
                 .list
                 .iter()
-                .all(|c| matches!(c, Change::PutPessimisticLock(..)));
+                .all(|c| matches!(c, Change::PutPessimisticLock(..)))
+            && self.fits_in_memory(region_id, &changes);
         let Some(region) = self.regions.get_mut(region_id) else {
             return;
         };
@@ -207,6 +213,24 @@ impl Cluster {
         }
     }
 
+    /// Whether a region's leader has room for more locks that only it holds; otherwise all of a
+    /// command's locks are stored.
+    fn fits_in_memory(&self, region_id: RegionId, changes: &Changes) -> bool {
+        let Some(region) = self.regions.get(region_id) else {
+            return false;
+        };
+        let held: usize = region.memory_locks.iter().map(memory_size).sum();
+        let more: usize = changes
+            .list
+            .iter()
+            .map(|change| match change {
+                Change::PutPessimisticLock(key, lock) => memory_size((key, lock)),
+                _ => 0,
+            })
+            .sum();
+        held + more <= MEMORY_LOCKS_MAX
+    }
+
     /// Remembers on a store that a transaction has committed.
     pub(super) fn remember_commit(
         &mut self,
@@ -219,6 +243,11 @@ impl Cluster {
             store.committed.insert(now_ms, start_ts, commit_ts);
         }
     }
+}
+
+/// What a lock takes in a leader's memory.
+fn memory_size((key, lock): (&Key, &Lock)) -> usize {
+    key.encoded().len() + lock.primary.len() + MEMORY_LOCK_OVERHEAD
 }
 
 fn change_size(change: &Change) -> usize {

@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 fn strict() -> Bench {
     Bench {
         cluster: Cluster::new(Default::default(), NOW),
+        asked_under: None,
     }
 }
 

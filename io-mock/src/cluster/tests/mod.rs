@@ -8,6 +8,7 @@ mod ending;
 mod flushing;
 mod forward_scanner;
 mod greatest_timestamp;
+mod kv_service;
 mod lock_actions;
 mod lock_conflict;
 mod locking;
@@ -69,6 +70,8 @@ pub(super) fn mutation(op: Op, key: &[u8], value: &[u8]) -> Mutation {
 /// A cluster with the vocabulary of the server's tests.
 pub(super) struct Bench {
     pub(super) cluster: Cluster,
+    /// The API that requests speak, if it is not the stores' own.
+    pub(super) asked_under: Option<ApiVersion>,
 }
 
 impl Bench {
@@ -83,6 +86,7 @@ impl Bench {
         };
         Bench {
             cluster: Cluster::new(config, NOW),
+            asked_under: None,
         }
     }
 
@@ -98,9 +102,10 @@ impl Bench {
             region_id: region.meta.id,
             region_epoch: region.meta.region_epoch,
             peer: Some(peer),
-            api_version: match self.cluster.config().api_version {
-                ApiVersion::V1ttl => ApiVersion::V1.into(),
-                other => other.into(),
+            api_version: match (self.asked_under, self.cluster.config().api_version) {
+                (Some(asked), _) => asked.into(),
+                (None, ApiVersion::V1ttl) => ApiVersion::V1.into(),
+                (None, own) => own.into(),
             },
             ..Context::default()
         };

@@ -382,6 +382,7 @@ fn test_restart_forgets_what_is_in_memory() {
 fn test_max_ts_limit() {
     let mut b = Bench {
         cluster: crate::cluster::Cluster::new(Default::default(), NOW),
+        asked_under: None,
     };
     let soon = (NOW + 50_000) << 18;
     b.must_get_none(b"k", soon);
