@@ -110,7 +110,7 @@ impl Pd {
             .take(limit)
             .collect();
         Ok(ScanRegionsResponse {
-            header: self.header(),
+            header: self.found_header(member, found.len()),
             region_metas: found.iter().map(|known| known.meta.clone()).collect(),
             leaders: found.iter().map(|known| leader_or_empty(known)).collect(),
             regions: found.iter().map(|known| described(known)).collect(),
@@ -175,7 +175,9 @@ impl Pd {
                 if regions.len() >= limit {
                     break;
                 }
-                if request.contain_all_key_range && known.meta.start_key > covered {
+                // Below the first region nothing is missing if the range has no start.
+                let hole = !covered.is_empty() && known.meta.start_key > covered;
+                if request.contain_all_key_range && hole {
                     return failed(
                         ErrorType::RegionsNotContainAllKeyRange,
                         "found a hole region between the regions".to_owned(),
@@ -191,7 +193,7 @@ impl Pd {
                 }
             }
             let reached =
-                covered.is_empty() || (!range.end_key.is_empty() && covered >= range.end_key);
+                covered.is_empty() || range.end_key.is_empty() || covered >= range.end_key;
             if request.contain_all_key_range && !reached && regions.len() < limit {
                 return failed(
                     ErrorType::RegionsNotContainAllKeyRange,
@@ -200,9 +202,17 @@ impl Pd {
             }
         }
         Ok(BatchScanRegionsResponse {
-            header: self.header(),
+            header: self.found_header(member, regions.len()),
             regions,
         })
+    }
+
+    /// A follower that finds nothing says so, because it may only not have heard of it yet.
+    fn found_header(&self, member: usize, found: usize) -> Option<pdpb::ResponseHeader> {
+        if found == 0 && self.leader != Some(member) {
+            return self.error_header(ErrorType::RegionNotFound, "region not found");
+        }
+        self.header()
     }
 
     /// Answers one request of a region stream.
@@ -236,7 +246,8 @@ impl Pd {
             .key_id_map
             .iter()
             .chain(&response.prev_key_id_map)
-            .chain(&request.ids);
+            .chain(&request.ids)
+            .filter(|id| **id != 0);
         for &id in asked.collect::<Vec<_>>() {
             let found = self.by_id.get(&id).map(|known| pdpb::RegionResponse {
                 region: Some(Box::new(known.meta.clone())),

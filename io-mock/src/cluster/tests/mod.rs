@@ -15,6 +15,8 @@ mod locking;
 mod looks;
 mod mvcc_txn;
 mod pd;
+mod pd_regions;
+mod pd_tso;
 mod point_getter;
 mod prewrite_actions;
 mod prewrite_commands;
@@ -70,6 +72,7 @@ pub(super) fn mutation(op: Op, key: &[u8], value: &[u8]) -> Mutation {
 }
 
 /// A cluster with the vocabulary of the server's tests.
+#[derive(Clone)]
 pub(super) struct Bench {
     pub(super) cluster: Cluster,
     /// The API that requests speak, if it is not the stores' own.
