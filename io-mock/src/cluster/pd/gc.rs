@@ -1,315 +1,259 @@
 //! The safe points: up to where transactions are ended and old versions removed, and who holds
-//! that back.
+//! that back. The rules; [`gc_calls`](super::gc_calls) and [`gc_legacy`](super::gc_legacy) are the
+//! requests.
 //!
-//! One state for the whole cluster; keyspaces with garbage collection of their own are absent.
+//! Two points per keyspace that never fall: the one for versions stays behind the one for
+//! transactions, and that one behind every barrier that lived when it was moved. Keyspaces that do
+//! not collect for themselves share the state of no keyspace. Barriers whose time is over go when
+//! the point is moved next, not before.
+//!
+//! Deliberately absent: the oldest running transaction that old nodes of TiDB write into PD's own
+//! storage, which has no gRPC call.
 
 use std::collections::BTreeMap;
 
-use tikv_proto::pdpb::{
-    AdvanceGcSafePointRequest, AdvanceGcSafePointResponse, AdvanceTxnSafePointRequest,
-    AdvanceTxnSafePointResponse, DeleteGcBarrierRequest, DeleteGcBarrierResponse, ErrorType,
-    GcBarrierInfo, GetGcSafePointRequest, GetGcSafePointResponse, GetGcStateRequest,
-    GetGcStateResponse, KeyspaceScope, SetGcBarrierRequest, SetGcBarrierResponse,
-    UpdateGcSafePointRequest, UpdateGcSafePointResponse, UpdateServiceGcSafePointRequest,
-    UpdateServiceGcSafePointResponse, keyspace_scope,
-};
+use tikv_proto::pdpb::{KeyspaceScope, keyspace_scope};
 
 use super::Pd;
-use crate::cluster::failure::GrpcError;
+use super::keyspaces::{ID_MAX, gc_is_own};
 
 /// The id that stands for no keyspace.
-const NULL_KEYSPACE: u32 = u32::MAX;
+pub(super) const NULL_KEYSPACE: u32 = u32::MAX;
 /// The service that moves the safe point itself.
-const GC_WORKER: &str = "gc_worker";
+pub(super) const GC_WORKER: &str = "gc_worker";
 
-/// The safe points and what holds them back.
+/// The safe points of one keyspace, or of all that have none of their own, and what holds them
+/// back.
 #[derive(Clone, Debug, Default)]
 pub struct GcState {
     /// Transactions older than this are ended.
     pub txn_safe_point: u64,
     /// Versions older than this are removed.
     pub gc_safe_point: u64,
-    barriers: BTreeMap<String, Barrier>,
+    pub(super) barriers: Barriers,
 }
+
+/// What holds a point back, by id.
+pub(super) type Barriers = BTreeMap<String, Barrier>;
 
 #[derive(Clone, Copy, Debug)]
-struct Barrier {
-    ts: u64,
+pub(super) struct Barrier {
+    pub(super) ts: u64,
     /// `None` is never.
-    expires_at_ms: Option<u64>,
+    pub(super) expires_at_ms: Option<u64>,
 }
 
-impl GcState {
-    fn least_barrier(&mut self, now_ms: u64) -> Option<(&str, u64)> {
-        self.barriers
-            .retain(|_, b| b.expires_at_ms.is_none_or(|at| at > now_ms));
-        self.barriers
-            .iter()
-            .map(|(id, b)| (id.as_str(), b.ts))
-            .min_by_key(|(_, ts)| *ts)
-    }
-
-    fn set_barrier(&mut self, now_ms: u64, id: &str, ts: u64, ttl_seconds: i64) {
+impl Barrier {
+    pub(super) fn new(now_ms: u64, ts: u64, ttl_seconds: i64) -> Self {
+        // A life that does not fit a signed number of nanoseconds has no end.
+        let fits = ttl_seconds.checked_mul(1_000_000_000).is_some();
         let ttl_ms = u64::try_from(ttl_seconds)
             .ok()
-            .and_then(|ttl| ttl.checked_mul(1000));
-        let expires_at_ms = match ttl_ms {
-            Some(ms) if ttl_seconds != i64::MAX => now_ms.checked_add(ms),
-            _ => None,
-        };
-        self.barriers
-            .insert(id.to_owned(), Barrier { ts, expires_at_ms });
+            .filter(|_| fits)
+            .map(|ttl| ttl * 1000);
+        Barrier {
+            ts,
+            expires_at_ms: ttl_ms.and_then(|ms| now_ms.checked_add(ms)),
+        }
+    }
+
+    fn lives(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_none_or(|at| at > now_ms)
+    }
+
+    pub(super) fn ttl_seconds(&self, now_ms: u64) -> i64 {
+        match self.expires_at_ms {
+            None => i64::MAX,
+            Some(at) => i64::try_from(at.saturating_sub(now_ms).div_ceil(1000)).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// The safe points of all keyspaces, and the barriers that hold all of them back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GcStates {
+    pub(super) shared: GcState,
+    pub(super) own: BTreeMap<u32, GcState>,
+    pub(super) global: Barriers,
+}
+
+/// How far the point for transactions has been moved.
+pub(super) struct Advance {
+    pub(super) old: u64,
+    pub(super) new: u64,
+    /// Who stood in the way, and how PD describes that.
+    pub(super) blocker: Option<(String, String)>,
+}
+
+impl GcStates {
+    pub(super) fn of(&self, keyspace: u32) -> Option<&GcState> {
+        match keyspace {
+            NULL_KEYSPACE => Some(&self.shared),
+            own => self.own.get(&own),
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, keyspace: u32) -> &mut GcState {
+        match keyspace {
+            NULL_KEYSPACE => &mut self.shared,
+            own => self.own.entry(own).or_default(),
+        }
+    }
+
+    /// The greatest point for transactions of all.
+    pub(super) fn txn_safe_point_max(&self) -> u64 {
+        let own = self.own.values().map(|state| state.txn_safe_point);
+        own.max().unwrap_or(0).max(self.shared.txn_safe_point)
     }
 
     /// Moves the point for transactions as far as barriers allow; `Err` says why not at all.
-    fn advance_txn(&mut self, now_ms: u64, target: u64) -> Result<(u64, u64, String), String> {
-        let old = self.txn_safe_point;
+    pub(super) fn advance_txn(
+        &mut self,
+        now_ms: u64,
+        keyspace: u32,
+        target: u64,
+    ) -> Result<Advance, String> {
+        let old = self.of(keyspace).map_or(0, |state| state.txn_safe_point);
         if target < old {
             return Err(format!(
                 "trying to update txn safe point to a smaller value, current value: {old}, given: {target}"
             ));
         }
-        let blocker = self
-            .least_barrier(now_ms)
-            .map(|(id, ts)| (id.to_owned(), ts));
-        let (new, description) = match blocker {
-            Some((id, ts)) if ts < target => {
-                (ts.max(old), format!("BarrierID: {id}, BarrierTS: {ts}"))
-            }
-            _ => (target, String::new()),
+        self.global.retain(|_, barrier| barrier.lives(now_ms));
+        let state = self.of_mut(keyspace);
+        state.barriers.retain(|_, barrier| barrier.lives(now_ms));
+        let least = |barriers: &Barriers| {
+            let least = barriers.iter().min_by_key(|(_, barrier)| barrier.ts);
+            least.map(|(id, barrier)| (id.clone(), *barrier))
         };
-        self.txn_safe_point = new;
-        Ok((old, new, description))
+        let own = least(&state.barriers).filter(|(_, barrier)| barrier.ts < target);
+        let bound = own.as_ref().map_or(target, |(_, barrier)| barrier.ts);
+        let global = least(&self.global).filter(|(_, barrier)| barrier.ts < bound);
+        let kind = if global.is_some() {
+            "GlobalGCBarrier"
+        } else {
+            "GCBarrier"
+        };
+        let blocker = global.or(own);
+        let bound = blocker.as_ref().map_or(target, |(_, barrier)| barrier.ts);
+        let new = bound.max(old);
+        self.of_mut(keyspace).txn_safe_point = new;
+        let blocker = blocker.map(|(id, barrier)| {
+            let description = format!("{kind} {{ BarrierID: {id:?}, BarrierTS: {} }}", barrier.ts);
+            (id, description)
+        });
+        Ok(Advance { old, new, blocker })
     }
-}
 
-fn null_keyspace() -> Option<KeyspaceScope> {
-    Some(KeyspaceScope {
-        keyspace: Some(keyspace_scope::Keyspace::KeyspaceId(NULL_KEYSPACE)),
-    })
+    /// Moves the point for versions; `Err` says why not.
+    pub(super) fn advance_gc(&mut self, keyspace: u32, target: u64) -> Result<(u64, u64), String> {
+        let state = self.of_mut(keyspace);
+        let old = state.gc_safe_point;
+        if target < old {
+            return Err(format!(
+                "trying to update gc safe point to a smaller value, current value: {old}, given: {target}"
+            ));
+        }
+        if target > state.txn_safe_point {
+            return Err(format!(
+                "trying to update gc safe point to a too large value that exceeds the txn safe point, \
+                 current value: {old}, given: {target}, current txn safe point: {}",
+                state.txn_safe_point
+            ));
+        }
+        state.gc_safe_point = target;
+        Ok((old, target))
+    }
 }
 
 impl Pd {
-    /// The safe points.
+    /// The safe points of all keyspaces that have none of their own.
     pub fn gc(&self) -> &GcState {
-        &self.gc
+        &self.gc.shared
     }
 
-    /// The safe points, to change them directly.
+    /// The same, to change them directly.
     pub fn gc_mut(&mut self) -> &mut GcState {
-        &mut self.gc
+        &mut self.gc.shared
     }
 
-    /// Tells the safe points and what holds them back.
-    pub fn get_gc_state(
+    /// The safe points of a keyspace that collects for itself.
+    pub fn keyspace_gc(&self, keyspace: u32) -> Option<&GcState> {
+        self.gc.of(keyspace)
+    }
+
+    /// Whose safe points a request is about. A keyspace that does not collect for itself shares
+    /// those of no keyspace, which may be read and held back through it, but not moved.
+    pub(super) fn gc_scope(
         &self,
-        now_ms: u64,
-        member: usize,
-        request: GetGcStateRequest,
-    ) -> Result<GetGcStateResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let gc_barriers = self
-            .gc
-            .barriers
-            .iter()
-            .filter(|_| !request.exclude_gc_barriers)
-            .map(|(id, barrier)| barrier_info(now_ms, id, *barrier))
-            .collect();
-        let state = tikv_proto::pdpb::GcState {
-            keyspace_scope: null_keyspace(),
-            is_keyspace_level_gc: false,
-            txn_safe_point: self.gc.txn_safe_point,
-            gc_safe_point: self.gc.gc_safe_point,
-            gc_barriers,
+        scope: Option<&KeyspaceScope>,
+        to_advance: bool,
+    ) -> Result<u32, String> {
+        use keyspace_scope::Keyspace::{KeyspaceId, KeyspaceIdentity};
+        let id = match scope.and_then(|scope| scope.keyspace.as_ref()) {
+            None => NULL_KEYSPACE,
+            Some(KeyspaceId(id)) => *id,
+            Some(KeyspaceIdentity(identity)) => identity.keyspace_id,
         };
-        Ok(GetGcStateResponse {
-            header: self.header(),
-            gc_state: Some(state),
-            ..GetGcStateResponse::default()
-        })
+        self.gc_scope_of(id, to_advance)
     }
 
-    /// Moves the point below which transactions are ended.
-    pub fn advance_txn_safe_point(
-        &mut self,
-        now_ms: u64,
-        member: usize,
-        request: AdvanceTxnSafePointRequest,
-    ) -> Result<AdvanceTxnSafePointResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        Ok(match self.gc.advance_txn(now_ms, request.target) {
-            Ok((old, new, description)) => AdvanceTxnSafePointResponse {
-                header: self.header(),
-                old_txn_safe_point: old,
-                new_txn_safe_point: new,
-                blocker_description: description,
-            },
-            Err(message) => AdvanceTxnSafePointResponse {
-                header: self.error_header(ErrorType::Unknown, message),
-                ..AdvanceTxnSafePointResponse::default()
-            },
-        })
-    }
-
-    /// Moves the point below which versions are removed; it stays behind the other one.
-    pub fn advance_gc_safe_point(
-        &mut self,
-        member: usize,
-        request: AdvanceGcSafePointRequest,
-    ) -> Result<AdvanceGcSafePointResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let old = self.gc.gc_safe_point;
-        if request.target < old || request.target > self.gc.txn_safe_point {
-            let message = format!(
-                "cannot move the gc safe point from {old} to {}, txn safe point {}",
-                request.target, self.gc.txn_safe_point
-            );
-            let header = self.error_header(ErrorType::Unknown, message);
-            return Ok(AdvanceGcSafePointResponse {
-                header,
-                ..AdvanceGcSafePointResponse::default()
-            });
+    pub(super) fn gc_scope_of(&self, id: u32, to_advance: bool) -> Result<u32, String> {
+        if id > ID_MAX {
+            return Ok(NULL_KEYSPACE);
         }
-        self.gc.gc_safe_point = request.target;
-        Ok(AdvanceGcSafePointResponse {
-            header: self.header(),
-            old_gc_safe_point: old,
-            new_gc_safe_point: request.target,
-        })
-    }
-
-    /// Holds the safe points back.
-    pub fn set_gc_barrier(
-        &mut self,
-        now_ms: u64,
-        member: usize,
-        request: SetGcBarrierRequest,
-    ) -> Result<SetGcBarrierResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let refused = if request.barrier_id.is_empty() || request.barrier_id == GC_WORKER {
-            Some("invalid barrier id")
-        } else if request.ttl_seconds <= 0 {
-            Some("the ttl of a barrier must be positive")
-        } else if request.barrier_ts < self.gc.txn_safe_point {
-            Some("trying to set a GC barrier on a ts behind the txn safe point")
-        } else {
-            None
-        };
-        if let Some(message) = refused {
-            let header = self.error_header(ErrorType::Unknown, message);
-            return Ok(SetGcBarrierResponse {
-                header,
-                ..SetGcBarrierResponse::default()
-            });
+        let meta = self
+            .keyspace(id)
+            .ok_or_else(|| "keyspace does not exist".to_owned())?;
+        match gc_is_own(meta) {
+            true => Ok(id),
+            false if to_advance => Err(format!(
+                "trying to manage GC in keyspace {id} where keyspace level GC is not enabled"
+            )),
+            false => Ok(NULL_KEYSPACE),
         }
-        self.gc.set_barrier(
-            now_ms,
-            &request.barrier_id,
-            request.barrier_ts,
-            request.ttl_seconds,
-        );
-        Ok(SetGcBarrierResponse {
-            header: self.header(),
-            new_barrier_info: Some(GcBarrierInfo {
-                barrier_id: request.barrier_id,
-                barrier_ts: request.barrier_ts,
-                ttl_seconds: request.ttl_seconds,
-            }),
-        })
-    }
-
-    /// Stops holding the safe points back.
-    pub fn delete_gc_barrier(
-        &mut self,
-        now_ms: u64,
-        member: usize,
-        request: DeleteGcBarrierRequest,
-    ) -> Result<DeleteGcBarrierResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let deleted = self.gc.barriers.remove(&request.barrier_id);
-        Ok(DeleteGcBarrierResponse {
-            header: self.header(),
-            deleted_barrier_info: deleted.map(|b| barrier_info(now_ms, &request.barrier_id, b)),
-        })
-    }
-
-    /// The point below which versions are removed.
-    pub fn get_gc_safe_point(
-        &self,
-        member: usize,
-        request: GetGcSafePointRequest,
-    ) -> Result<GetGcSafePointResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        Ok(GetGcSafePointResponse {
-            header: self.header(),
-            safe_point: self.gc.gc_safe_point,
-        })
-    }
-
-    /// Moves that point in the old way: a smaller target changes nothing and is no error.
-    pub fn update_gc_safe_point(
-        &mut self,
-        member: usize,
-        request: UpdateGcSafePointRequest,
-    ) -> Result<UpdateGcSafePointResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let target = request.safe_point.min(self.gc.txn_safe_point);
-        self.gc.gc_safe_point = self.gc.gc_safe_point.max(target);
-        Ok(UpdateGcSafePointResponse {
-            header: self.header(),
-            new_safe_point: self.gc.gc_safe_point,
-        })
-    }
-
-    /// Holds the safe points back in the old way, or moves them if the service is the one that
-    /// collects. Too old is no error: the answer says where the safe point is.
-    pub fn update_service_gc_safe_point(
-        &mut self,
-        now_ms: u64,
-        member: usize,
-        request: UpdateServiceGcSafePointRequest,
-    ) -> Result<UpdateServiceGcSafePointResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        let id = String::from_utf8_lossy(&request.service_id).into_owned();
-        if id == GC_WORKER {
-            if request.ttl != i64::MAX {
-                let header =
-                    self.error_header(ErrorType::Unknown, "the ttl of gc_worker must be infinite");
-                return Ok(UpdateServiceGcSafePointResponse {
-                    header,
-                    ..UpdateServiceGcSafePointResponse::default()
-                });
-            }
-            // A target below the current point only asks where it is.
-            let _ = self.gc.advance_txn(now_ms, request.safe_point);
-        } else if request.ttl <= 0 {
-            self.gc.barriers.remove(&id);
-        } else if request.safe_point >= self.gc.txn_safe_point {
-            self.gc
-                .set_barrier(now_ms, &id, request.safe_point, request.ttl);
-        }
-        let txn_safe_point = self.gc.txn_safe_point;
-        let (holder, least) = match self.gc.least_barrier(now_ms) {
-            Some((holder, ts)) if ts < txn_safe_point => (holder.to_owned(), ts),
-            _ => (GC_WORKER.to_owned(), txn_safe_point),
-        };
-        Ok(UpdateServiceGcSafePointResponse {
-            header: self.header(),
-            service_id: holder.into(),
-            ttl: i64::MAX,
-            min_safe_point: least,
-        })
     }
 }
 
-fn barrier_info(now_ms: u64, id: &str, barrier: Barrier) -> GcBarrierInfo {
-    let ttl_seconds = match barrier.expires_at_ms {
-        None => i64::MAX,
-        Some(at) => i64::try_from(at.saturating_sub(now_ms) / 1000).unwrap_or(i64::MAX),
-    };
-    GcBarrierInfo {
-        barrier_id: id.to_owned(),
-        barrier_ts: barrier.ts,
-        ttl_seconds,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_too_long_to_count_has_no_end() {
+        assert_eq!(Barrier::new(5, 1, 10).expires_at_ms, Some(10_005));
+        for ttl in [i64::MAX, i64::MAX / 1_000_000_000 + 1] {
+            assert_eq!(Barrier::new(5, 1, ttl).expires_at_ms, None);
+        }
+        assert_eq!(Barrier::new(0, 1, 10).ttl_seconds(9_001), 1);
+    }
+
+    #[test]
+    fn the_least_barrier_holds_back_and_a_dead_one_does_not() {
+        let mut gc = GcStates::default();
+        gc.shared
+            .barriers
+            .insert("a".into(), Barrier::new(0, 50, 10));
+        gc.global.insert("b".into(), Barrier::new(0, 40, 20));
+        let advance = |gc: &mut GcStates, now_ms, target| {
+            let advance = gc.advance_txn(now_ms, NULL_KEYSPACE, target)?;
+            Ok::<_, String>((advance.new, advance.blocker.map(|(id, _)| id)))
+        };
+        assert_eq!(advance(&mut gc, 0, 30), Ok((30, None)));
+        assert_eq!(advance(&mut gc, 0, 45), Ok((40, Some("b".into()))));
+        assert_eq!(advance(&mut gc, 15_000, 60), Ok((40, Some("b".into()))));
+        assert_eq!(advance(&mut gc, 20_000, 60), Ok((60, None)));
+        assert!(advance(&mut gc, 20_000, 59).is_err());
+        assert!(gc.shared.barriers.is_empty() && gc.global.is_empty());
+    }
+
+    #[test]
+    fn versions_go_only_behind_the_point_for_transactions() {
+        let mut gc = GcStates::default();
+        gc.of_mut(7).txn_safe_point = 10;
+        assert_eq!(gc.advance_gc(7, 10), Ok((0, 10)));
+        assert!(gc.advance_gc(7, 11).is_err());
+        assert!(gc.advance_gc(7, 9).is_err());
+        assert!(gc.advance_gc(NULL_KEYSPACE, 1).is_err(), "another's points");
     }
 }

@@ -7,9 +7,18 @@
 //! Deliberately absent: placement. PD never moves a region by itself.
 
 mod gc;
+mod gc_calls;
+mod gc_legacy;
+mod global_config;
+pub mod keyspaces;
 mod members;
+mod meta_storage;
 mod regions;
+mod resource_groups;
 mod stores;
+#[cfg(test)]
+mod testing;
+mod token_buckets;
 mod tso;
 
 use bytes::Bytes;
@@ -46,8 +55,13 @@ pub struct Pd {
     tso: Tso,
     by_id: BTreeMap<RegionId, KnownRegion>,
     by_start: BTreeMap<Bytes, RegionId>,
-    gc: GcState,
+    gc: gc::GcStates,
+    keyspaces: keyspaces::Keyspaces,
+    meta: meta_storage::MetaStorage,
+    resources: resource_groups::ResourceGroups,
     external_ts: u64,
+    /// Counts the changes that somebody may watch.
+    watched: u64,
 }
 
 impl Pd {
@@ -63,9 +77,19 @@ impl Pd {
             tso: Tso::default(),
             by_id: BTreeMap::new(),
             by_start: BTreeMap::new(),
-            gc: GcState::default(),
+            gc: gc::GcStates::default(),
+            keyspaces: keyspaces::Keyspaces::default(),
+            meta: meta_storage::MetaStorage::default(),
+            resources: resource_groups::ResourceGroups::default(),
             external_ts: 0,
+            watched: 0,
         }
+    }
+
+    /// How many changes there have been to what can be watched: keyspaces, global configuration,
+    /// stored metadata, who leads.
+    pub fn watched_changes(&self) -> u64 {
+        self.watched
     }
 
     /// The next id for a store, region or peer.
@@ -101,7 +125,10 @@ impl Pd {
     }
 
     fn check_cluster(&self, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
-        let got = header.map_or(0, |header| header.cluster_id);
+        self.check_cluster_id(header.map_or(0, |header| header.cluster_id))
+    }
+
+    fn check_cluster_id(&self, got: u64) -> Result<(), GrpcError> {
         if got == self.cluster_id {
             return Ok(());
         }

@@ -1,0 +1,364 @@
+//! PD's small store of keys and values that can be watched, close to etcd's interface: one
+//! revision counts all changes, and a range is a prefix or a pair of bounds.
+//!
+//! The global configuration lives in it too. Deliberately absent: reading at old revisions; leases,
+//! which are kept and never end.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tikv_proto::meta_storagepb::{
+    DeleteRequest, DeleteResponse, ErrorType, Event, GetRequest, GetResponse, KeyValue, PutRequest,
+    PutResponse, RequestHeader, ResponseHeader, WatchRequest, WatchResponse, event,
+};
+
+use super::Pd;
+use crate::cluster::failure::{GrpcCode, GrpcError};
+
+/// Everything stored, and what has happened to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MetaStorage {
+    revision: i64,
+    /// Changes up to this one are forgotten.
+    compacted: i64,
+    entries: BTreeMap<Bytes, KeyValue>,
+    /// One change each, with the value before it.
+    events: Vec<Event>,
+}
+
+impl MetaStorage {
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The revision whose changes, and older ones, are forgotten.
+    pub(super) fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<&KeyValue> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Option<KeyValue> {
+        self.revision += 1;
+        let before = self.entries.get(&key).cloned();
+        let entry = KeyValue {
+            key: key.clone(),
+            create_revision: before
+                .as_ref()
+                .map_or(self.revision, |kv| kv.create_revision),
+            mod_revision: self.revision,
+            version: before.as_ref().map_or(1, |kv| kv.version + 1),
+            value,
+            lease,
+        };
+        self.entries.insert(key, entry.clone());
+        self.events.push(Event {
+            r#type: event::EventType::Put.into(),
+            kv: Some(entry),
+            prev_kv: before.clone(),
+        });
+        before
+    }
+
+    pub(super) fn delete(&mut self, range: &Range) -> Vec<KeyValue> {
+        let keys: Vec<Bytes> = self.within(range).map(|kv| kv.key.clone()).collect();
+        if !keys.is_empty() {
+            self.revision += 1;
+        }
+        let deleted = keys.iter().filter_map(|key| self.entries.remove(key));
+        let deleted: Vec<KeyValue> = deleted.collect();
+        for before in &deleted {
+            self.events.push(Event {
+                r#type: event::EventType::Delete.into(),
+                kv: Some(KeyValue {
+                    key: before.key.clone(),
+                    mod_revision: self.revision,
+                    ..KeyValue::default()
+                }),
+                prev_kv: Some(before.clone()),
+            });
+        }
+        deleted
+    }
+
+    pub(super) fn within<'a>(&'a self, range: &'a Range) -> impl Iterator<Item = &'a KeyValue> {
+        self.entries.values().filter(|kv| range.contains(&kv.key))
+    }
+
+    /// The changes in a range from a revision on.
+    pub(super) fn since<'a>(
+        &'a self,
+        range: &'a Range,
+        revision: i64,
+    ) -> impl Iterator<Item = &'a Event> {
+        let of_range = move |event: &&Event| {
+            event
+                .kv
+                .as_ref()
+                .is_some_and(|kv| kv.mod_revision >= revision && range.contains(&kv.key))
+        };
+        self.events.iter().filter(of_range)
+    }
+
+    fn compact(&mut self, revision: i64) {
+        self.compacted = self.compacted.max(revision.min(self.revision));
+        let compacted = self.compacted;
+        let kept = |event: &Event| {
+            event
+                .kv
+                .as_ref()
+                .is_some_and(|kv| kv.mod_revision > compacted)
+        };
+        self.events.retain(kept);
+    }
+}
+
+/// Keys from the first up to the second. As in etcd, no second key means the first alone, and a
+/// zero byte means no end.
+#[derive(Clone, Debug)]
+pub(super) struct Range {
+    pub(super) start: Bytes,
+    pub(super) end: Bytes,
+}
+
+impl Range {
+    /// Every key that begins so.
+    pub(super) fn prefix(prefix: &[u8]) -> Self {
+        let mut end = prefix.to_vec();
+        while let Some(last) = end.last_mut() {
+            if *last < 0xff {
+                *last += 1;
+                break;
+            }
+            end.pop();
+        }
+        if end.is_empty() {
+            end.push(0);
+        }
+        Range {
+            start: Bytes::copy_from_slice(prefix),
+            end: end.into(),
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        match &*self.end {
+            [] => *key == *self.start,
+            [0] => *key >= *self.start,
+            end => *key >= *self.start && key < end,
+        }
+    }
+}
+
+impl Pd {
+    /// Forgets the changes up to a revision, as etcd does from time to time: who watches from
+    /// there is told so.
+    pub fn compact_meta(&mut self, revision: i64) {
+        self.meta.compact(revision);
+    }
+
+    fn check_meta(&self, member: usize, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
+        if self.leader != Some(member) {
+            return Err(GrpcError::new(GrpcCode::Unavailable, "not leader"));
+        }
+        let got = header.map_or(0, |header| header.cluster_id);
+        self.check_cluster_id(got)
+    }
+
+    fn meta_header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.cluster_id,
+            error: None,
+            revision: self.meta.revision,
+        })
+    }
+
+    /// Reads keys of the metadata storage.
+    pub fn meta_get(&self, member: usize, request: GetRequest) -> Result<GetResponse, GrpcError> {
+        self.check_meta(member, request.header.as_ref())?;
+        let range = Range {
+            start: request.key,
+            end: request.range_end,
+        };
+        let count = self.meta.within(&range).count();
+        let limit = usize::try_from(request.limit).ok().filter(|&n| n > 0);
+        let kvs: Vec<KeyValue> = self
+            .meta
+            .within(&range)
+            .take(limit.unwrap_or(usize::MAX))
+            .cloned()
+            .collect();
+        Ok(GetResponse {
+            header: self.meta_header(),
+            more: kvs.len() < count,
+            kvs,
+            count: count as i64,
+        })
+    }
+
+    /// Writes a key of the metadata storage.
+    pub fn meta_put(
+        &mut self,
+        member: usize,
+        request: PutRequest,
+    ) -> Result<PutResponse, GrpcError> {
+        self.check_meta(member, request.header.as_ref())?;
+        let before = self.meta.put(request.key, request.value, request.lease);
+        self.watched += 1;
+        Ok(PutResponse {
+            header: self.meta_header(),
+            prev_kv: before.filter(|_| request.prev_kv),
+        })
+    }
+
+    /// Deletes keys of the metadata storage.
+    pub fn meta_delete(
+        &mut self,
+        member: usize,
+        request: DeleteRequest,
+    ) -> Result<DeleteResponse, GrpcError> {
+        self.check_meta(member, request.header.as_ref())?;
+        let range = Range {
+            start: request.key,
+            end: request.range_end,
+        };
+        let deleted = self.meta.delete(&range);
+        self.watched += 1;
+        Ok(DeleteResponse {
+            header: self.meta_header(),
+            deleted: deleted.len() as i64,
+            prev_kvs: match request.prev_kv {
+                true => deleted,
+                false => Vec::new(),
+            },
+        })
+    }
+
+    /// What a watcher is told of the changes from revision `from` on, and where it goes on then;
+    /// nothing, if nothing has happened. From 0 on means from now on.
+    pub fn meta_watch(
+        &self,
+        member: usize,
+        request: &WatchRequest,
+        from: i64,
+    ) -> Result<(Option<WatchResponse>, i64), GrpcError> {
+        self.check_meta(member, request.header.as_ref())?;
+        let next = self.meta.revision + 1;
+        if from == 0 {
+            return Ok((None, next));
+        }
+        let mut response = WatchResponse {
+            header: self.meta_header(),
+            ..WatchResponse::default()
+        };
+        if from <= self.meta.compacted {
+            response.compact_revision = self.meta.compacted;
+            if let Some(header) = &mut response.header {
+                header.error = Some(tikv_proto::meta_storagepb::Error {
+                    r#type: ErrorType::DataCompacted.into(),
+                    message: "required watch revision is smaller than current compact/min revision"
+                        .to_owned(),
+                });
+            }
+            return Ok((Some(response), next));
+        }
+        let range = Range {
+            start: request.key.clone(),
+            end: request.range_end.clone(),
+        };
+        response.events = self.meta.since(&range, from).cloned().collect();
+        if !request.prev_kv {
+            for event in &mut response.events {
+                event.prev_kv = None;
+            }
+        }
+        Ok(((!response.events.is_empty()).then_some(response), next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::pd::testing::pd;
+
+    fn header() -> Option<RequestHeader> {
+        Some(RequestHeader {
+            cluster_id: 1,
+            ..RequestHeader::default()
+        })
+    }
+
+    fn put(pd: &mut Pd, key: &'static str, value: &'static str) -> PutResponse {
+        let request = PutRequest {
+            header: header(),
+            key: key.into(),
+            value: value.into(),
+            prev_kv: true,
+            ..PutRequest::default()
+        };
+        pd.meta_put(0, request).unwrap()
+    }
+
+    #[test]
+    fn revisions_count_changes_and_versions_those_of_a_key() {
+        let mut pd = pd();
+        put(&mut pd, "a/1", "x");
+        put(&mut pd, "b", "y");
+        let before = put(&mut pd, "a/1", "z").prev_kv.unwrap();
+        assert_eq!(&before.value[..], b"x");
+        let prefix = Range::prefix(b"a/");
+        let request = GetRequest {
+            header: header(),
+            key: prefix.start.clone(),
+            range_end: prefix.end.clone(),
+            ..GetRequest::default()
+        };
+        let found = pd.meta_get(0, request).unwrap();
+        let kv = &found.kvs[0];
+        assert_eq!(
+            (found.count, kv.create_revision, kv.mod_revision, kv.version),
+            (1, 1, 3, 2)
+        );
+        let request = DeleteRequest {
+            header: header(),
+            key: prefix.start,
+            range_end: prefix.end,
+            ..DeleteRequest::default()
+        };
+        assert_eq!(pd.meta_delete(0, request).unwrap().deleted, 1);
+        let wrong = pd.meta_get(0, GetRequest::default());
+        assert_eq!(wrong.unwrap_err().code, GrpcCode::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_watcher_sees_every_change_once() {
+        let mut pd = pd();
+        put(&mut pd, "a", "1");
+        let request = WatchRequest {
+            header: header(),
+            key: "a".into(),
+            ..WatchRequest::default()
+        };
+        let (first, from) = pd.meta_watch(0, &request, 1).unwrap();
+        assert_eq!(first.unwrap().events.len(), 1);
+        assert_eq!(pd.meta_watch(0, &request, from).unwrap(), (None, from));
+        put(&mut pd, "b", "another key");
+        put(&mut pd, "a", "2");
+        let (told, _) = pd.meta_watch(0, &request, from).unwrap();
+        let events = told.unwrap().events;
+        assert_eq!(events.len(), 1);
+        assert_eq!(&events[0].kv.as_ref().unwrap().value[..], b"2");
+        pd.compact_meta(2);
+        let (told, _) = pd.meta_watch(0, &request, 1).unwrap();
+        assert_eq!(told.unwrap().compact_revision, 2);
+    }
+
+    #[test]
+    fn a_prefix_of_the_greatest_bytes_has_no_end() {
+        assert!(Range::prefix(&[0xff]).contains(&[0xff, 1]));
+        assert!(!Range::prefix(&[1, 0xff]).contains(&[2]));
+        assert!(Range::prefix(&[1, 0xff]).contains(&[1, 0xff, 0xff]));
+    }
+}
