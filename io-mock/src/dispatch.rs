@@ -257,13 +257,13 @@ pub fn pd(
             Response::GetAllStores(cluster.pd_get_all_stores(member, request)?)
         }
         Command::ScatterRegion(request) => {
-            Response::ScatterRegion(cluster.pd().scatter_region(member, request)?)
+            Response::ScatterRegion(cluster.pd_scatter_region(now_ms, member, request)?)
         }
         Command::SplitRegions(request) => {
             Response::SplitRegions(cluster.pd_split_regions(now_ms, member, request)?)
         }
         Command::GetOperator(request) => {
-            Response::GetOperator(cluster.pd().get_operator(member, request)?)
+            Response::GetOperator(cluster.pd().get_operator(now_ms, member, request)?)
         }
         Command::GetMinTs(request) => {
             Response::GetMinTs(cluster.pd_mut().get_min_ts(now_ms, member, request)?)

@@ -93,6 +93,8 @@ pub struct Config {
     pub sync_max_ts_at_once: bool,
     /// PD learns of every change of a region at once; otherwise `pd_heartbeat` must be called.
     pub heartbeat_at_once: bool,
+    /// How long PD takes to do with a region what it is asked to, as it says.
+    pub operator_ms: u64,
     /// Keep every write record ever applied for checkers to read.
     pub keep_truth: bool,
     /// What stores say their version is.
@@ -111,6 +113,7 @@ impl Default for Config {
             in_memory_pessimistic_locks: true,
             sync_max_ts_at_once: true,
             heartbeat_at_once: true,
+            operator_ms: 0,
             keep_truth: false,
             store_version: "9.0.0-beta.2".to_owned(),
         }

@@ -2,11 +2,12 @@
 
 use tikv_proto::metapb;
 use tikv_proto::pdpb::{
-    AllocIdRequest, AllocIdResponse, ErrorType, GetClusterConfigRequest, GetClusterConfigResponse,
-    GetClusterInfoRequest, GetClusterInfoResponse, GetExternalTimestampRequest,
-    GetExternalTimestampResponse, GetMembersRequest, GetMembersResponse, IsBootstrappedRequest,
-    IsBootstrappedResponse, Member, ServiceMode, SetExternalTimestampRequest,
-    SetExternalTimestampResponse,
+    AllocIdRequest, AllocIdResponse, BootstrapRequest, BootstrapResponse, ErrorType,
+    GetClusterConfigRequest, GetClusterConfigResponse, GetClusterInfoRequest,
+    GetClusterInfoResponse, GetExternalTimestampRequest, GetExternalTimestampResponse,
+    GetMembersRequest, GetMembersResponse, IsBootstrappedRequest, IsBootstrappedResponse,
+    IsSnapshotRecoveringRequest, IsSnapshotRecoveringResponse, Member, ServiceMode,
+    SetExternalTimestampRequest, SetExternalTimestampResponse,
 };
 
 use super::Pd;
@@ -40,6 +41,7 @@ impl Pd {
             self.resume_tso(now_ms);
         }
         self.leader = leader;
+        self.watched += 1;
     }
 
     /// Whether followers are ready to answer region look-ups.
@@ -119,6 +121,33 @@ impl Pd {
         Ok(IsBootstrappedResponse {
             header: self.header(),
             bootstrapped: true,
+        })
+    }
+
+    /// Sets the cluster up, which has been done.
+    pub fn bootstrap(
+        &self,
+        member: usize,
+        request: BootstrapRequest,
+    ) -> Result<BootstrapResponse, GrpcError> {
+        self.check(member, request.header.as_ref())?;
+        let message = "cluster is already bootstrapped";
+        Ok(BootstrapResponse {
+            header: self.error_header(ErrorType::AlreadyBootstrapped, message),
+            replication_status: None,
+        })
+    }
+
+    /// Whether the cluster is being restored from a backup; it never is.
+    pub fn is_snapshot_recovering(
+        &self,
+        member: usize,
+        request: IsSnapshotRecoveringRequest,
+    ) -> Result<IsSnapshotRecoveringResponse, GrpcError> {
+        self.check(member, request.header.as_ref())?;
+        Ok(IsSnapshotRecoveringResponse {
+            header: self.header(),
+            marked: false,
         })
     }
 

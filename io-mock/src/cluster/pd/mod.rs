@@ -4,7 +4,8 @@
 //! may have no region for a while. Every entry point takes the member that is asked, counted from
 //! 0; only some requests may be answered by one that does not lead.
 //!
-//! Deliberately absent: placement. PD never moves a region by itself.
+//! Deliberately absent: placement. PD never moves a region by itself, only when it is asked to
+//! scatter.
 
 mod gc;
 mod gc_calls;
@@ -13,8 +14,10 @@ mod global_config;
 pub mod keyspaces;
 mod members;
 mod meta_storage;
+mod operators;
 mod regions;
 mod resource_groups;
+mod store_life;
 mod stores;
 #[cfg(test)]
 mod testing;
@@ -59,6 +62,7 @@ pub struct Pd {
     keyspaces: keyspaces::Keyspaces,
     meta: meta_storage::MetaStorage,
     resources: resource_groups::ResourceGroups,
+    operators: operators::Operators,
     external_ts: u64,
     /// Counts the changes that somebody may watch.
     watched: u64,
@@ -81,6 +85,7 @@ impl Pd {
             keyspaces: keyspaces::Keyspaces::default(),
             meta: meta_storage::MetaStorage::default(),
             resources: resource_groups::ResourceGroups::default(),
+            operators: operators::Operators::default(),
             external_ts: 0,
             watched: 0,
         }

@@ -1,12 +1,10 @@
-//! Region look-ups, as PD believes the regions to be, and the requests that change them.
+//! Region look-ups, as PD believes the regions to be, and the requests that split them.
 
 use bytes::Bytes;
 use tikv_proto::pdpb::{
-    self, BatchScanRegionsRequest, BatchScanRegionsResponse, ErrorType, GetOperatorRequest,
-    GetOperatorResponse, GetRegionByIdRequest, GetRegionRequest, GetRegionResponse,
-    QueryRegionRequest, QueryRegionResponse, ScanRegionsRequest, ScanRegionsResponse,
-    ScatterRegionRequest, ScatterRegionResponse, SplitAndScatterRegionsRequest,
-    SplitAndScatterRegionsResponse, SplitRegionsRequest, SplitRegionsResponse,
+    self, BatchScanRegionsRequest, BatchScanRegionsResponse, ErrorType, GetRegionByIdRequest,
+    GetRegionRequest, GetRegionResponse, QueryRegionRequest, QueryRegionResponse,
+    ScanRegionsRequest, ScanRegionsResponse, SplitRegionsRequest, SplitRegionsResponse,
 };
 
 use super::{KnownRegion, Pd};
@@ -258,57 +256,6 @@ impl Pd {
         }
         Ok(response)
     }
-
-    /// Scatters regions; placement never changes here, so this only says that it is done.
-    pub fn scatter_region(
-        &self,
-        member: usize,
-        request: ScatterRegionRequest,
-    ) -> Result<ScatterRegionResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        if !request.regions_id.is_empty() {
-            let failed: Vec<RegionId> = request
-                .regions_id
-                .iter()
-                .copied()
-                .filter(|id| !self.by_id.contains_key(id))
-                .collect();
-            let done = request.regions_id.len() - failed.len();
-            return Ok(ScatterRegionResponse {
-                header: self.header(),
-                finished_percentage: percentage(done, request.regions_id.len()),
-                failed_regions_id: failed,
-            });
-        }
-        #[allow(deprecated)]
-        let id = request.region_id;
-        if !self.by_id.contains_key(&id) {
-            let header =
-                self.error_header(ErrorType::RegionNotFound, format!("region {id} not found"));
-            return Ok(ScatterRegionResponse {
-                header,
-                ..ScatterRegionResponse::default()
-            });
-        }
-        Ok(ScatterRegionResponse {
-            header: self.header(),
-            finished_percentage: 100,
-            ..ScatterRegionResponse::default()
-        })
-    }
-
-    /// What PD is doing with a region: nothing.
-    pub fn get_operator(
-        &self,
-        member: usize,
-        request: GetOperatorRequest,
-    ) -> Result<GetOperatorResponse, GrpcError> {
-        self.check(member, request.header.as_ref())?;
-        Ok(GetOperatorResponse {
-            header: self.error_header(ErrorType::RegionNotFound, "Not Found"),
-            ..GetOperatorResponse::default()
-        })
-    }
 }
 
 impl Cluster {
@@ -328,25 +275,8 @@ impl Cluster {
         })
     }
 
-    /// Splits regions at encoded keys through PD and scatters the parts.
-    pub fn pd_split_and_scatter_regions(
-        &mut self,
-        now_ms: u64,
-        member: usize,
-        request: SplitAndScatterRegionsRequest,
-    ) -> Result<SplitAndScatterRegionsResponse, GrpcError> {
-        self.pd.check(member, request.header.as_ref())?;
-        let (regions_id, done) = self.split_at(now_ms, &request.split_keys);
-        Ok(SplitAndScatterRegionsResponse {
-            header: self.pd.header(),
-            split_finished_percentage: percentage(done, request.split_keys.len()),
-            scatter_finished_percentage: 100,
-            regions_id,
-        })
-    }
-
     /// Splits wherever the keys fall; returns the new regions and how many keys are now bounds.
-    fn split_at(&mut self, now_ms: u64, keys: &[Bytes]) -> (Vec<RegionId>, usize) {
+    pub(super) fn split_at(&mut self, now_ms: u64, keys: &[Bytes]) -> (Vec<RegionId>, usize) {
         let mut created = Vec::new();
         let mut done = 0;
         for key in keys {
@@ -377,6 +307,6 @@ fn leader_or_empty(known: &KnownRegion) -> tikv_proto::metapb::Peer {
     known.leader.unwrap_or_default()
 }
 
-fn percentage(done: usize, all: usize) -> u64 {
+pub(super) fn percentage(done: usize, all: usize) -> u64 {
     (done * 100).checked_div(all).unwrap_or(100) as u64
 }

@@ -267,7 +267,11 @@ fn test_stores_and_operators() {
         header: header(),
         region_id: 4,
     };
-    let answer = b.cluster.pd().get_operator(0, request).expect("an answer");
+    let answer = b
+        .cluster
+        .pd()
+        .get_operator(NOW, 0, request)
+        .expect("an answer");
     assert_eq!(
         answer.header.and_then(|h| h.error).expect("none").message,
         "Not Found"
