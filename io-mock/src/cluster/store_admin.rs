@@ -84,46 +84,6 @@ impl Cluster {
         }
     }
 
-    /// Says that a store is leaving (or is not, after all): it serves on, but PD expects its peers
-    /// to go elsewhere. `false` if it has left already.
-    pub fn set_leaving(&mut self, store: StoreId, leaving: bool) -> bool {
-        let Some(store) = self.stores.get_mut(&store) else {
-            return false;
-        };
-        let (state, node_state) = match (store.meta.state(), leaving) {
-            (metapb::StoreState::Tombstone, _) => return false,
-            (_, true) => (metapb::StoreState::Offline, metapb::NodeState::Removing),
-            (_, false) => (metapb::StoreState::Up, metapb::NodeState::Serving),
-        };
-        store.meta.set_state(state);
-        store.meta.set_node_state(node_state);
-        true
-    }
-
-    /// Buries a store: it answers no more and never will, and PD calls it a tombstone. `false` if
-    /// it still has peers.
-    pub fn bury_store(&mut self, id: StoreId) -> bool {
-        let has_peers = self
-            .regions
-            .iter()
-            .any(|region| region.peer_on(id).is_some());
-        if has_peers || !self.stores.contains_key(&id) {
-            return false;
-        }
-        self.stop_store(id);
-        if let Some(store) = self.stores.get_mut(&id) {
-            store.meta.set_state(metapb::StoreState::Tombstone);
-            store.meta.set_node_state(metapb::NodeState::Removed);
-        }
-        true
-    }
-
-    /// Has PD forget all tombstones: nobody knows their ids any more.
-    pub fn forget_tombstones(&mut self) {
-        self.stores
-            .retain(|_, store| store.meta.state() != metapb::StoreState::Tombstone);
-    }
-
     /// Sets how slow a store says it is, from 1, healthy, to 100. Its next feedback tells.
     pub fn set_slow_score(&mut self, store: StoreId, slow_score: i32) {
         if let Some(store) = self.stores.get_mut(&store) {

@@ -1,64 +1,75 @@
-//! gRPC over raw bytes: the two shapes of call there are, answered by plain functions.
+//! gRPC over raw bytes: the three shapes of call there are, answered by functions and streams of
+//! bytes.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, StreamExt};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService, UnaryService};
+use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::codec::RawCodec;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 
-/// Answers a call of one request with one answer.
-pub(super) async fn unary(
-    request: http::Request<Incoming>,
-    answer: impl FnOnce(Bytes) -> Result<Bytes, Status> + Send + 'static,
-) -> http::Response<Body> {
-    unary_later(request, |body| std::future::ready(answer(body))).await
+/// A stream of messages that are not made yet.
+// A type of its own: the compiler loses the lifetime of a boxed stream in an `async fn` of a trait.
+pub(super) struct Messages(BoxStream<'static, Result<Bytes, Status>>);
+
+impl Messages {
+    fn new(messages: impl Stream<Item = Result<Bytes, Status>> + Send + 'static) -> Self {
+        Messages(messages.boxed())
+    }
 }
 
-/// Answers a call of one request with one answer, perhaps later.
-pub(super) async fn unary_later<F>(
-    request: http::Request<Incoming>,
-    answer: impl FnOnce(Bytes) -> F + Send + 'static,
-) -> http::Response<Body>
+impl Stream for Messages {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+/// Answers a call of one request with one answer.
+pub(super) async fn unary<F, A>(request: http::Request<Incoming>, answer: F) -> http::Response<Body>
 where
-    F: Future<Output = Result<Bytes, Status>> + Send + 'static,
+    F: FnOnce(Bytes) -> A + Send + 'static,
+    A: Future<Output = Result<Bytes, Status>> + Send + 'static,
 {
     server().unary(Once(Some(answer)), request).await
 }
 
-/// Answers each message of a stream with one message, until the client ends it or an answer is a
-/// status.
-pub(super) async fn stream<F>(
-    request: http::Request<Incoming>,
-    mut answer: F,
-) -> http::Response<Body>
+/// Answers each message of a stream with one message and in its order, until the client ends it or
+/// an answer is a status.
+pub(super) async fn each<F, A>(request: http::Request<Incoming>, answer: F) -> http::Response<Body>
 where
-    F: FnMut(Bytes) -> Result<Bytes, Status> + Send + Unpin + 'static,
+    F: FnMut(Bytes) -> A + Send + 'static,
+    A: Future<Output = Result<Bytes, Status>> + Send + 'static,
 {
-    stream_with_late(request, move |message, _| answer(message).map(Some)).await
+    streams(request, move |requests| {
+        Messages::new(requests.and_then(answer))
+    })
+    .await
 }
 
-/// Takes a message that is no answer to the last one.
-pub(super) type Late = mpsc::UnboundedSender<Result<Bytes, Status>>;
-
-/// Answers each message of a stream with one message or none. Others may follow at any time; the
-/// stream ends when the client has ended it and nobody can send one any more, or with a status.
-pub(super) async fn stream_with_late<F>(
-    request: http::Request<Incoming>,
-    answer: F,
-) -> http::Response<Body>
+/// Answers a stream of messages with another one.
+pub(super) async fn streams<F>(request: http::Request<Incoming>, answer: F) -> http::Response<Body>
 where
-    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Send + Unpin + 'static,
+    F: FnOnce(Streaming<Bytes>) -> Messages + Send + 'static,
 {
-    server().streaming(Each(Some(answer)), request).await
+    server().streaming(Both(Some(answer)), request).await
+}
+
+/// Answers a call of one request with a stream of messages.
+pub(super) async fn many<F>(request: http::Request<Incoming>, answer: F) -> http::Response<Body>
+where
+    F: FnOnce(Bytes) -> Result<Messages, Status> + Send + 'static,
+{
+    server().server_streaming(Many(Some(answer)), request).await
 }
 
 /// What a server says to a call it does not know.
@@ -89,94 +100,72 @@ fn server() -> Grpc<RawCodec> {
         .max_encoding_message_size(usize::MAX)
 }
 
-struct Once<A>(Option<A>);
+fn called_twice() -> Status {
+    Status::internal("called twice")
+}
 
-impl<A, F> UnaryService<Bytes> for Once<A>
+struct Once<F>(Option<F>);
+
+impl<F, A> UnaryService<Bytes> for Once<F>
 where
-    A: FnOnce(Bytes) -> F,
-    F: Future<Output = Result<Bytes, Status>> + Send + 'static,
+    F: FnOnce(Bytes) -> A,
+    A: Future<Output = Result<Bytes, Status>> + Send + 'static,
 {
     type Response = Bytes;
     type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let answer = self.0.take().map(|answer| answer(request.into_inner()));
-        Box::pin(async move {
-            match answer {
-                Some(answer) => answer.await.map(Response::new),
-                None => Err(Status::internal("called twice")),
-            }
-        })
+        Box::pin(async move { Ok(Response::new(answer.ok_or_else(called_twice)?.await?)) })
     }
 }
 
-struct Each<F>(Option<F>);
+struct Both<F>(Option<F>);
 
-impl<F> StreamingService<Bytes> for Each<F>
+impl<F> StreamingService<Bytes> for Both<F>
 where
-    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Send + Unpin + 'static,
+    F: FnOnce(Streaming<Bytes>) -> Messages + Send + 'static,
 {
     type Response = Bytes;
-    type ResponseStream = Answers<F>;
-    type Future = BoxFuture<'static, Result<Response<Answers<F>>, Status>>;
+    type ResponseStream = Messages;
+    type Future = BoxFuture<'static, Result<Response<Messages>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let answer = self.0.take();
-        let requests = request.into_inner();
+        let answers = self.0.take().map(|answer| answer(request.into_inner()));
         Box::pin(async move {
-            let answer = answer.ok_or_else(|| Status::internal("called twice"))?;
-            let (late, come_late) = mpsc::unbounded_channel();
-            let mut answers = Answers {
-                first: None,
-                open: Some((requests, answer, late)),
-                come_late,
-            };
+            let mut answers = answers.ok_or_else(called_twice)?;
             // As TiKV and PD do, the headers go out with the first answer: a client that awaits
             // them before it sends anything waits for ever.
-            answers.first = match answers.next().await {
-                Some(first) => Some(first?),
-                None => None,
-            };
-            Ok(Response::new(answers))
+            let first = answers.next().await.transpose()?;
+            let first = stream::iter(first.map(Ok));
+            Ok(Response::new(Messages::new(first.chain(answers))))
         })
     }
 }
 
-/// The answers of a stream, made when the connection can take one.
-pub(super) struct Answers<F> {
-    first: Option<Bytes>,
-    /// `None` once the client has ended it.
-    open: Option<(Streaming<Bytes>, F, Late)>,
-    come_late: mpsc::UnboundedReceiver<Result<Bytes, Status>>,
+struct Many<F>(Option<F>);
+
+impl<F> ServerStreamingService<Bytes> for Many<F>
+where
+    F: FnOnce(Bytes) -> Result<Messages, Status>,
+{
+    type Response = Bytes;
+    type ResponseStream = Messages;
+    type Future = std::future::Ready<Result<Response<Messages>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let answer = self.0.take().ok_or_else(called_twice);
+        let messages = answer.and_then(|answer| answer(request.into_inner()));
+        std::future::ready(messages.map(Response::new))
+    }
 }
 
-impl<F> Stream for Answers<F>
+/// A stream that is asked again and again for its next message.
+pub(super) fn unfold<S, F, A>(state: S, next: F) -> Messages
 where
-    F: FnMut(Bytes, &Late) -> Result<Option<Bytes>, Status> + Unpin,
+    S: Send + 'static,
+    F: FnMut(S) -> A + Send + 'static,
+    A: Future<Output = Result<Option<(Bytes, S)>, Status>> + Send + 'static,
 {
-    type Item = Result<Bytes, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(first)));
-        }
-        loop {
-            if let Poll::Ready(late) = this.come_late.poll_recv(cx) {
-                return Poll::Ready(late);
-            }
-            let Some((requests, answer, late)) = &mut this.open else {
-                return Poll::Pending;
-            };
-            match ready!(Pin::new(requests).poll_next(cx)) {
-                Some(request) => {
-                    let answered = request.and_then(|request| answer(request, late));
-                    if let Some(answer) = answered.transpose() {
-                        return Poll::Ready(Some(answer));
-                    }
-                }
-                None => this.open = None,
-            }
-        }
-    }
+    Messages::new(stream::try_unfold(state, next))
 }

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::body::Body;
+
+use super::tls::Tls;
 
 /// The window of a stream and of a connection, as TiKV has them.
 const WINDOW_BYTES: u32 = 2 << 20;
@@ -32,6 +35,7 @@ pub(super) trait Service: Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Listener {
     address: SocketAddr,
+    tls: Option<Tls>,
     open: Mutex<Option<Open>>,
 }
 
@@ -44,12 +48,16 @@ struct Open {
 
 impl Listener {
     /// Binds an address; port 0 asks the system for one.
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<(Listener, TcpListener)> {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        tls: Option<Tls>,
+    ) -> io::Result<(Listener, TcpListener)> {
         let socket = TcpListener::bind(address).await?;
         let address = socket.local_addr()?;
         Ok((
             Listener {
                 address,
+                tls,
                 open: Mutex::new(None),
             },
             socket,
@@ -64,7 +72,7 @@ impl Listener {
     /// Answers calls until [`shut`](Self::shut), or until the listener is dropped.
     pub(super) fn serve<S: Service>(&self, socket: TcpListener, service: Arc<S>) {
         let (shut, shutting) = oneshot::channel();
-        let accepting = tokio::spawn(accept(socket, service, shutting));
+        let accepting = tokio::spawn(accept(socket, self.tls.clone(), service, shutting));
         *self.open() = Some(Open { shut, accepting });
     }
 
@@ -75,6 +83,11 @@ impl Listener {
             self.serve(socket, service);
         }
         Ok(())
+    }
+
+    /// Whether it answers.
+    pub(super) fn is_open(&self) -> bool {
+        self.open().is_some()
     }
 
     /// Closes the port and cuts every connection. Returns when both are done.
@@ -95,6 +108,7 @@ impl Listener {
 /// Takes connections until `shutting` resolves, then cuts all of them.
 async fn accept<S: Service>(
     socket: TcpListener,
+    tls: Option<Tls>,
     service: Arc<S>,
     mut shutting: oneshot::Receiver<()>,
 ) {
@@ -105,7 +119,7 @@ async fn accept<S: Service>(
             accepted = socket.accept() => {
                 // Failing to accept is the peer's trouble, or passes.
                 if let Ok((stream, _)) = accepted {
-                    connections.spawn(serve_connection(stream, service.clone()));
+                    connections.spawn(serve_connection(stream, tls.clone(), service.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -115,18 +129,35 @@ async fn accept<S: Service>(
     connections.shutdown().await;
 }
 
-async fn serve_connection<S: Service>(stream: TcpStream, service: Arc<S>) {
+async fn serve_connection<S: Service>(stream: TcpStream, tls: Option<Tls>, service: Arc<S>) {
     // Small replies must not wait for more.
     let _ = stream.set_nodelay(true);
+    match tls {
+        None => serve_calls(stream, service).await,
+        Some(tls) => {
+            // Who can't agree on a key has been told why.
+            if let Ok(stream) = tls.0.accept(stream).await {
+                serve_calls(stream, service).await;
+            }
+        }
+    }
+}
+
+/// Answers the calls of a connection: gRPC, and plain HTTP of either version.
+async fn serve_calls<S: Service>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    service: Arc<S>,
+) {
     let calls = service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.call(request).await) }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .serve_connection(TokioIo::new(stream), calls);
+        .max_concurrent_streams(STREAMS_MAX);
     // A client that goes away ends the connection with an error; there is nobody to tell.
-    let _ = connection.await;
+    let _ = builder.serve_connection(TokioIo::new(stream), calls).await;
 }

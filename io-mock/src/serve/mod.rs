@@ -5,27 +5,36 @@
 //! Several requests of one frame are answered under one lock; one that waits for a lock of the data
 //! is answered in a frame of its own.
 //!
-//! Deliberately absent: faults below the level of connections. A store can be stopped and started,
-//! regions can split and move; lost and delayed messages belong to the simulator.
+//! A store or a member of PD can be stopped, paused, slowed down, or made to lose replies; regions
+//! can split and move. Deliberately absent: faults of the network itself. Lost and delayed packets
+//! belong to the simulator.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `served` | [`ServedCluster`]: addresses, and a hand on the cluster |
-//! | `listener` | one address that can be shut and opened again |
-//! | `store` `pd` `health` | what answers there |
-//! | `pd_calls` | PD's calls beyond the catalogue |
+//! | `served` `builder` | [`ServedCluster`]: addresses, and a hand on the cluster |
+//! | `listener` `tls` | one address that can be shut and opened again |
+//! | `store` `frames` `pd` `health` | what answers there |
+//! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
+//! | `impairment` | what keeps a server from its work |
 //! | `grpc` `codec` | gRPC over raw bytes |
 //! | `world` `waits` | the cluster and its clock, and who waits for a lock |
 
+mod builder;
 mod codec;
+mod frames;
 mod grpc;
 mod health;
+mod impairment;
 mod listener;
 mod pd;
 mod pd_calls;
+mod pd_watches;
 mod served;
 mod store;
+mod tls;
 mod waits;
 mod world;
 
-pub use served::{ServedCluster, ServedClusterBuilder};
+pub use builder::ServedClusterBuilder;
+pub use impairment::Condition;
+pub use served::ServedCluster;

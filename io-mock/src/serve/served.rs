@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::net::TcpListener;
 
-use super::listener::Listener;
+use super::builder::ServedClusterBuilder;
+use super::impairment::Condition;
+use super::listener::{Listener, Service};
 use super::pd::PdServer;
 use super::store::StoreServer;
+use super::tls::Tls;
 use super::world::World;
-use crate::cluster::key;
 use crate::cluster::region::{RegionId, StoreId};
-use crate::cluster::{Cluster, Config};
+use crate::cluster::{Cluster, key};
+use crate::node::Node;
 
 /// A simulated cluster behind real gRPC on loopback, in real time.
 ///
@@ -38,53 +43,98 @@ pub struct ServedCluster {
 #[derive(Debug)]
 struct Shared {
     world: Arc<World>,
-    pd: Server<PdServer>,
-    stores: BTreeMap<StoreId, Server<StoreServer>>,
+    pd: Vec<Server<PdServer>>,
+    stores: Mutex<Stores>,
+    tls: Option<Tls>,
 }
 
+type Stores = BTreeMap<StoreId, Server<StoreServer>>;
+
+/// One server: its address, and what answers there.
 #[derive(Debug)]
-struct Server<S> {
-    listener: Listener,
+pub(super) struct Server<S> {
+    listener: Arc<Listener>,
     service: Arc<S>,
 }
 
-/// Builds a [`ServedCluster`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct ServedClusterBuilder {
-    config: Config,
-    even_regions: usize,
-    split_keys: Vec<Bytes>,
-    pd_address: SocketAddr,
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Server {
+            listener: self.listener.clone(),
+            service: self.service.clone(),
+        }
+    }
+}
+
+impl<S: Service> Server<S> {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        tls: Option<Tls>,
+        service: S,
+    ) -> io::Result<(Self, TcpListener)> {
+        let (listener, socket) = Listener::bind(address, tls).await?;
+        let server = Server {
+            listener: Arc::new(listener),
+            service: Arc::new(service),
+        };
+        Ok((server, socket))
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    pub(super) fn serve(&self, socket: TcpListener) {
+        self.listener.serve(socket, self.service.clone());
+    }
+
+    async fn reopen(&self) -> io::Result<()> {
+        self.listener.reopen(self.service.clone()).await
+    }
 }
 
 impl ServedCluster {
     /// A cluster of three stores and one region, at ports that are free.
     pub fn builder() -> ServedClusterBuilder {
-        ServedClusterBuilder {
-            config: Config::default(),
-            even_regions: 1,
-            split_keys: Vec::new(),
-            pd_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        ServedClusterBuilder::default()
+    }
+
+    pub(super) fn new(
+        world: Arc<World>,
+        pd: Vec<Server<PdServer>>,
+        stores: Stores,
+        tls: Option<Tls>,
+    ) -> Self {
+        let stores = Mutex::new(stores);
+        ServedCluster {
+            shared: Arc::new(Shared {
+                world,
+                pd,
+                stores,
+                tls,
+            }),
         }
     }
 
-    /// Where PD listens.
+    /// Where PD's first member listens.
     pub fn pd_address(&self) -> SocketAddr {
-        self.shared.pd.listener.address()
+        self.shared.pd[0].address()
     }
 
-    /// What a client connects with.
+    /// Where the members of PD listen: what a client connects with.
     pub fn pd_endpoints(&self) -> Vec<String> {
-        vec![self.pd_address().to_string()]
+        let members = self.shared.pd.iter();
+        members.map(|server| server.address().to_string()).collect()
     }
 
     /// The stores and where they listen, whether or not they do so now.
     pub fn stores(&self) -> impl Iterator<Item = (StoreId, SocketAddr)> {
-        self.shared
-            .stores
+        let stores: Vec<_> = self
+            .servers()
             .iter()
-            .map(|(id, server)| (*id, server.listener.address()))
+            .map(|(id, server)| (*id, server.address()))
+            .collect();
+        stores.into_iter()
     }
 
     /// Has something done to the cluster, or looks at it, at the present time in milliseconds
@@ -106,12 +156,13 @@ impl ServedCluster {
 
     /// Splits the region that holds this key of a transaction, so that one begins with it.
     pub fn split(&self, user_key: &[u8]) {
-        split_at(self, vec![key::encode(user_key)]);
+        self.with(|cluster, now_ms| split_at(cluster, now_ms, &[key::encode(user_key)]));
     }
 
     /// Splits the region that holds this raw key, so that one begins with it.
     pub fn split_raw(&self, key: &[u8]) {
-        split_at(self, vec![Bytes::copy_from_slice(key)]);
+        let key = Bytes::copy_from_slice(key);
+        self.with(|cluster, now_ms| split_at(cluster, now_ms, &[key]));
     }
 
     /// Has a region led by another store. `false` if the store has no peer that could lead.
@@ -119,12 +170,29 @@ impl ServedCluster {
         self.with(|cluster, now_ms| cluster.transfer_leader(now_ms, region, to))
     }
 
+    /// Adds an empty store at a free port, and returns its id.
+    ///
+    /// # Errors
+    ///
+    /// No port can be bound.
+    pub async fn add_store(&self) -> io::Result<StoreId> {
+        let world = &self.shared.world;
+        let id = self.with(|cluster, now_ms| cluster.add_store(now_ms));
+        let address = SocketAddr::new(self.pd_address().ip(), 0);
+        let service = StoreServer::new(world.clone(), id);
+        let (server, socket) = Server::bind(address, self.shared.tls.clone(), service).await?;
+        tell_address(world, id, server.address());
+        server.serve(socket);
+        self.servers().insert(id, server);
+        Ok(id)
+    }
+
     /// Stops a store: its port closes, its connections are cut, what it held in memory is lost.
     /// Regions it led have no leader until it starts again or [others take
     /// over](Self::fail_over). Returns when all of that has happened.
     pub async fn stop_store(&self, id: StoreId) {
         self.with(|cluster, _| cluster.stop_store(id));
-        if let Some(server) = self.shared.stores.get(&id) {
+        if let Some(server) = self.server(id) {
             server.listener.shut().await;
         }
     }
@@ -135,9 +203,9 @@ impl ServedCluster {
     ///
     /// The port has been taken by another process.
     pub async fn start_store(&self, id: StoreId) -> io::Result<()> {
-        if let Some(server) = self.shared.stores.get(&id) {
+        if let Some(server) = self.server(id) {
             self.with(|cluster, now_ms| cluster.start_store(now_ms, id));
-            server.listener.reopen(server.service.clone()).await?;
+            server.reopen().await?;
         }
         Ok(())
     }
@@ -164,173 +232,165 @@ impl ServedCluster {
         })
     }
 
-    /// Stops PD: its port closes and its connections are cut.
-    pub async fn stop_pd(&self) {
-        self.shared.pd.listener.shut().await;
+    /// A store looks at no request from now on, though it keeps its connections, until it
+    /// [resumes](Self::resume_store).
+    pub fn pause_store(&self, id: StoreId) {
+        self.impair(Node::Store(id), true);
     }
 
-    /// Starts PD at the address it had.
+    /// A paused store goes on with everything that has arrived.
+    pub fn resume_store(&self, id: StoreId) {
+        self.impair(Node::Store(id), false);
+    }
+
+    fn impair(&self, node: Node, paused: bool) {
+        self.shared.world.impairment(node).pause(paused);
+    }
+
+    /// A store takes this much longer for every request. Zero makes it quick again.
+    pub fn slow_store(&self, id: StoreId, delay: Duration) {
+        self.shared
+            .world
+            .impairment(Node::Store(id))
+            .slow_down(delay);
+    }
+
+    /// The next `count` requests to a store take effect, and their replies are lost.
+    pub fn drop_replies(&self, id: StoreId, count: u64) {
+        self.shared
+            .world
+            .impairment(Node::Store(id))
+            .lose_replies(count);
+    }
+
+    /// A store answers the requests of a frame in another order than theirs, from now on or no
+    /// more.
+    pub fn shuffle_replies(&self, id: StoreId, shuffled: bool) {
+        self.shared
+            .world
+            .impairment(Node::Store(id))
+            .shuffle(shuffled);
+    }
+
+    /// What keeps a store from its work now.
+    pub fn condition(&self, id: StoreId) -> Condition {
+        self.shared.world.impairment(Node::Store(id)).condition()
+    }
+
+    /// A member of PD looks at no request from now on, or goes on.
+    pub fn pause_pd(&self, member: usize, paused: bool) {
+        self.impair(Node::Pd(member), paused);
+    }
+
+    /// Moves the leadership of PD to a member, counted from 0, or has none lead.
+    pub fn lead_pd(&self, member: Option<usize>) {
+        self.with(|cluster, now_ms| cluster.pd_mut().set_leader(now_ms, member));
+    }
+
+    /// Stops a member of PD. If it leads, another one that is still there takes over.
+    pub async fn stop_pd_member(&self, member: usize) {
+        if let Some(server) = self.shared.pd.get(member) {
+            server.listener.shut().await;
+            let led = self.with(|cluster, _| cluster.pd().leader() == Some(member));
+            if led {
+                let mut others = self.shared.pd.iter();
+                self.lead_pd(others.position(|server| server.listener.is_open()));
+            }
+        }
+    }
+
+    /// Starts a member of PD at the address it had. It leads if none does.
     ///
     /// # Errors
     ///
     /// The port has been taken by another process.
+    pub async fn start_pd_member(&self, member: usize) -> io::Result<()> {
+        if let Some(server) = self.shared.pd.get(member) {
+            server.reopen().await?;
+            if self.with(|cluster, _| cluster.pd().leader().is_none()) {
+                self.lead_pd(Some(member));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops PD, all its members: ports close and connections are cut. Who led still leads.
+    pub async fn stop_pd(&self) {
+        for server in &self.shared.pd {
+            server.listener.shut().await;
+        }
+    }
+
+    /// Starts PD at the addresses it had.
+    ///
+    /// # Errors
+    ///
+    /// A port has been taken by another process.
     pub async fn start_pd(&self) -> io::Result<()> {
-        let pd = &self.shared.pd;
-        pd.listener.reopen(pd.service.clone()).await
+        for server in &self.shared.pd {
+            server.reopen().await?;
+        }
+        Ok(())
     }
 
     /// Stops all servers. Returns when every port is closed.
     pub async fn stop(&self) {
         self.stop_pd().await;
-        for server in self.shared.stores.values() {
+        let stores: Vec<_> = self.servers().values().cloned().collect();
+        for server in stores {
             server.listener.shut().await;
         }
     }
-}
 
-impl ServedClusterBuilder {
-    /// How many stores. Default 3.
-    pub fn stores(mut self, stores: u64) -> Self {
-        self.config.stores = stores.max(1);
-        self
+    fn server(&self, id: StoreId) -> Option<Server<StoreServer>> {
+        self.servers().get(&id).cloned()
     }
 
-    /// Into how many regions the whole key space is cut, evenly by the first two bytes of the key.
-    /// Default 1. The stores lead them by turns.
-    pub fn even_regions(mut self, regions: usize) -> Self {
-        self.even_regions = regions.clamp(1, 1 << 16);
-        self
-    }
-
-    /// The keys of transactions at which regions begin, besides the first one's.
-    pub fn regions<K: AsRef<[u8]>>(mut self, user_keys: impl IntoIterator<Item = K>) -> Self {
-        let keys = user_keys.into_iter().map(|key| key::encode(key.as_ref()));
-        self.split_keys.extend(keys);
-        self
-    }
-
-    /// The raw keys at which regions begin, besides the first one's.
-    pub fn raw_regions<K: AsRef<[u8]>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
-        let keys = keys
-            .into_iter()
-            .map(|key| Bytes::copy_from_slice(key.as_ref()));
-        self.split_keys.extend(keys);
-        self
-    }
-
-    /// Where PD listens. Default a free port of the loopback address.
-    pub fn pd_address(mut self, address: SocketAddr) -> Self {
-        self.pd_address = address;
-        self
-    }
-
-    /// Every choice of the cluster. The number of members of PD is 1 all the same.
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Binds the ports and begins to answer.
-    ///
-    /// # Errors
-    ///
-    /// A port can't be bound.
-    pub async fn start(mut self) -> io::Result<ServedCluster> {
-        self.config.pd_members = 1;
-        let world = World::new(self.config);
-        let (pd_listener, pd_socket) = Listener::bind(self.pd_address).await?;
-        let ids: Vec<StoreId> = world.with(|cluster, _| cluster.store_ids().collect());
-        let mut stores = BTreeMap::new();
-        let mut sockets = Vec::new();
-        for id in ids {
-            let address = SocketAddr::new(pd_listener.address().ip(), 0);
-            let (listener, socket) = Listener::bind(address).await?;
-            let service = Arc::new(StoreServer {
-                world: world.clone(),
-                id,
-            });
-            sockets.push((id, socket));
-            stores.insert(id, Server { listener, service });
-        }
-        world.with(|cluster, _| {
-            let url = format!("http://{}", pd_listener.address());
-            cluster.pd_mut().set_client_urls(0, vec![url]);
-            for (id, server) in &stores {
-                if let Some(store) = cluster.store_mut(*id) {
-                    store.meta.address = server.listener.address().to_string();
-                }
-            }
-        });
-        let service = Arc::new(PdServer {
-            world: world.clone(),
-            member: 0,
-        });
-        let pd = Server {
-            listener: pd_listener,
-            service,
-        };
-        let served = ServedCluster {
-            shared: Arc::new(Shared { world, pd, stores }),
-        };
-        self.split_keys.extend(even_splits(self.even_regions));
-        split_at(&served, self.split_keys);
-        served.lead_by_turns();
-
-        // Everything stands; from here on it is seen.
-        let Shared { pd, stores, .. } = &*served.shared;
-        for (id, socket) in sockets {
-            if let Some(server) = stores.get(&id) {
-                server.listener.serve(socket, server.service.clone());
-            }
-        }
-        pd.listener.serve(pd_socket, pd.service.clone());
-        Ok(served)
+    fn servers(&self) -> MutexGuard<'_, Stores> {
+        let stores = self.shared.stores.lock();
+        stores.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ServedCluster {
-    fn lead_by_turns(&self) {
-        let ids: Vec<StoreId> = self.shared.stores.keys().copied().collect();
-        for (region, to) in self.regions().into_iter().zip(ids.into_iter().cycle()) {
-            self.transfer_leader(region, to);
-        }
-    }
-}
-
-/// Splits every region that one of these encoded keys is in.
-fn split_at(cluster: &ServedCluster, keys: Vec<Bytes>) {
-    cluster.with(|cluster, now_ms| {
-        let regions: Vec<_> = cluster
-            .regions()
-            .iter()
-            .map(|region| region.meta.id)
-            .collect();
-        for region in regions {
-            cluster.split(now_ms, region, &keys);
+/// Tells PD where a store listens.
+pub(super) fn tell_address(world: &World, id: StoreId, address: SocketAddr) {
+    world.with(|cluster, _| {
+        if let Some(store) = cluster.store_mut(id) {
+            store.meta.address = address.to_string();
+            store.meta.status_address = address.to_string();
         }
     });
 }
 
-/// The keys that cut the key space into this many even parts.
-fn even_splits(regions: usize) -> impl Iterator<Item = Bytes> {
-    (1..regions).map(move |part| {
-        let prefix = ((part << 16) / regions) as u16;
-        key::encode(&prefix.to_be_bytes())
-    })
+/// Splits every region that one of these encoded keys is in.
+pub(super) fn split_at(cluster: &mut Cluster, now_ms: u64, keys: &[Bytes]) {
+    let regions: Vec<_> = cluster.regions().ids().collect();
+    for region in regions {
+        cluster.split(now_ms, region, keys);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn splits_are_even_and_distinct() {
-        assert_eq!(even_splits(1).count(), 0);
-        let halves: Vec<_> = even_splits(2).collect();
-        assert_eq!(halves, [key::encode(&[0x80, 0])]);
-        let mut many: Vec<_> = even_splits(1000).collect();
-        many.dedup();
-        assert_eq!(many.len(), 999);
-        assert!(many.is_sorted());
+/// Has the stores lead the regions by turns.
+pub(super) fn lead_by_turns(cluster: &mut Cluster, now_ms: u64) {
+    let ids: Vec<StoreId> = cluster.store_ids().collect();
+    let regions: Vec<RegionId> = cluster.regions().iter().map(|r| r.meta.id).collect();
+    for (region, to) in regions.into_iter().zip(ids.into_iter().cycle()) {
+        cluster.transfer_leader(now_ms, region, to);
     }
+}
+
+/// Creates a keyspace unless there is one of this name.
+pub(super) fn ensure_keyspace(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    name: &str,
+) -> Result<(), String> {
+    let known = cluster.pd().keyspaces().find(|(_, meta)| meta.name == name);
+    match known.map(|(id, _)| id) {
+        Some(id) => cluster.split_keyspace(now_ms, id),
+        None => {
+            cluster.create_keyspace(now_ms, name, BTreeMap::new())?;
+        }
+    }
+    Ok(())
 }

@@ -7,20 +7,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use tikv_core::wire::{Command, Response};
+use tokio::sync::oneshot;
 
 use crate::cluster::Cluster;
-use crate::cluster::failure::GrpcError;
+use crate::cluster::failure::{GrpcCode, GrpcError};
 use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
 use crate::dispatch;
 
-/// Takes an answer that comes late.
-pub(super) type Later = Box<dyn FnOnce(Result<Response, GrpcError>) + Send>;
+type Answered = Result<Response, GrpcError>;
 
 /// Those who wait.
 #[derive(Default)]
 pub(super) struct Waits {
-    parked: BTreeMap<Ticket, Later>,
+    parked: BTreeMap<Ticket, oneshot::Sender<Answered>>,
     /// When the timer goes off.
     alarm_ms: Option<u64>,
 }
@@ -32,27 +32,40 @@ pub(super) struct Counter<'a> {
     pub(super) now_ms: u64,
 }
 
+/// What a request comes to at once.
+pub(super) enum Asked {
+    Answered(Response),
+    Waits(oneshot::Receiver<Answered>),
+}
+
 impl Counter<'_> {
-    /// Has a store answer a request; `None` if it waits, and `later` will be called.
+    /// Has a store answer a request, or take it in to wait.
     ///
     /// # Errors
     ///
     /// A failure below the level of replies.
-    pub(super) fn ask(
-        &mut self,
-        store: StoreId,
-        command: Command,
-        later: impl FnOnce() -> Later,
-    ) -> Result<Option<Response>, GrpcError> {
-        Ok(
-            match dispatch::begin(self.cluster, self.now_ms, store, command)? {
-                Answer::Now(response) => Some(response),
-                Answer::Later(ticket) => {
-                    self.waits.parked.insert(ticket, later());
-                    None
-                }
-            },
-        )
+    pub(super) fn ask(&mut self, store: StoreId, command: Command) -> Result<Asked, GrpcError> {
+        let begun = dispatch::begin(self.cluster, self.now_ms, store, command)?;
+        Ok(match begun {
+            Answer::Now(response) => Asked::Answered(response),
+            Answer::Later(ticket) => {
+                let (answered, waits) = oneshot::channel();
+                self.waits.parked.insert(ticket, answered);
+                Asked::Waits(waits)
+            }
+        })
+    }
+}
+
+impl Asked {
+    /// The answer, when it comes.
+    pub(super) async fn answer(self) -> Answered {
+        match self {
+            Asked::Answered(response) => Ok(response),
+            Asked::Waits(waits) => waits.await.unwrap_or_else(|_| {
+                Err(GrpcError::new(GrpcCode::Unavailable, "the server is gone"))
+            }),
+        }
     }
 }
 
@@ -61,8 +74,9 @@ impl Waits {
     /// for when.
     pub(super) fn settle(&mut self, cluster: &mut Cluster, now_ms: u64) -> Option<u64> {
         for (ticket, answer) in dispatch::take_woken(cluster, now_ms) {
-            if let Some(later) = self.parked.remove(&ticket) {
-                later(answer);
+            if let Some(waiting) = self.parked.remove(&ticket) {
+                // A call that has ended does not want its answer.
+                let _ = waiting.send(answer);
             }
         }
         let next_ms = cluster.next_wake_ms()?;

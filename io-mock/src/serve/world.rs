@@ -1,12 +1,19 @@
-//! The one cluster behind all servers, and the time it lives in.
+//! The one cluster behind all servers, the time it lives in, and word of its changes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::Status;
 
+use super::grpc::{self, Messages};
+use super::impairment::Impairment;
 use super::waits::{Counter, Waits};
-use crate::cluster::{Cluster, Config};
+use crate::cluster::Cluster;
+use crate::node::Node;
 
 /// The cluster and its clock.
 #[derive(Debug)]
@@ -14,6 +21,9 @@ pub(super) struct World {
     inner: Mutex<Inner>,
     epoch_ms: u64,
     start: Instant,
+    /// How many changes there have been to what can be watched.
+    watched: watch::Sender<u64>,
+    impairments: Mutex<BTreeMap<Node, Arc<Impairment>>>,
     /// Where timers run.
     runtime: Handle,
     /// Timers do not keep it.
@@ -27,19 +37,23 @@ struct Inner {
 }
 
 impl World {
-    /// A new cluster, on the runtime that this is called on.
-    pub(super) fn new(config: Config) -> Arc<Self> {
+    /// The world of a cluster that is built with the present time, in milliseconds since the Unix
+    /// epoch. Its timers run on the runtime that this is called on.
+    pub(super) fn new(build: impl FnOnce(u64) -> Cluster) -> Arc<Self> {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let epoch_ms = since_epoch.as_millis() as u64;
+        let cluster = build(epoch_ms);
         Arc::new_cyclic(|this| World {
+            watched: watch::Sender::new(cluster.pd().watched_changes()),
             inner: Mutex::new(Inner {
-                cluster: Cluster::new(config, epoch_ms),
+                cluster,
                 waits: Waits::default(),
             }),
             epoch_ms,
             start: Instant::now(),
+            impairments: Mutex::default(),
             runtime: Handle::current(),
             this: this.clone(),
         })
@@ -53,7 +67,7 @@ impl World {
     /// Has stores answer requests, at the present time.
     pub(super) fn serve<R>(&self, ask: impl FnOnce(&mut Counter<'_>) -> R) -> R {
         let now_ms = self.now_ms();
-        let mut inner = self.lock();
+        let mut inner = lock(&self.inner);
         let Inner { cluster, waits } = &mut *inner;
         cluster.end_waits(now_ms);
         let result = ask(&mut Counter {
@@ -61,9 +75,14 @@ impl World {
             waits: &mut *waits,
             now_ms,
         });
-        if let Some(at_ms) = waits.settle(cluster, now_ms) {
+        let timer = waits.settle(cluster, now_ms);
+        let changes = cluster.pd().watched_changes();
+        drop(inner);
+        if let Some(at_ms) = timer {
             self.set_timer(now_ms, at_ms);
         }
+        self.watched
+            .send_if_modified(|seen| std::mem::replace(seen, changes) != changes);
         result
     }
 
@@ -78,13 +97,40 @@ impl World {
         });
     }
 
+    /// What keeps a server from its work.
+    pub(super) fn impairment(&self, node: Node) -> Arc<Impairment> {
+        lock(&self.impairments).entry(node).or_default().clone()
+    }
+
+    /// The messages to a watcher: whatever `next` finds now and after every change, until it fails.
+    pub(super) fn watch<F>(self: Arc<Self>, next: F) -> Messages
+    where
+        F: FnMut(&Cluster) -> Result<Option<Bytes>, Status> + Send + 'static,
+    {
+        let seen = self.watched.subscribe();
+        grpc::unfold(
+            (self, seen, next),
+            |(world, mut seen, mut next)| async move {
+                loop {
+                    seen.mark_unchanged();
+                    if let Some(message) = world.with(|cluster, _| next(cluster))? {
+                        return Ok(Some((message, (world, seen, next))));
+                    }
+                    if seen.changed().await.is_err() {
+                        return Ok(None);
+                    }
+                }
+            },
+        )
+    }
+
     /// Milliseconds since the Unix epoch. It never goes back, whatever becomes of the wall clock.
     fn now_ms(&self) -> u64 {
         self.epoch_ms + self.start.elapsed().as_millis() as u64
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A request that panics half way is a defect of the cluster; the others are still served.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A request that panics half way is a defect of the cluster; the others are still served.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,7 +16,7 @@ fn header() -> Option<RequestHeader> {
 fn a_store_leaves_and_is_buried() {
     let mut b = Bench::new();
     let id = b.to(b"").0.expect("a context").region_id;
-    assert!(b.cluster.set_leaving(3, true));
+    assert!(b.cluster.take_offline(3));
     let known = |b: &Bench| {
         let request = GetStoreRequest {
             header: header(),
@@ -29,12 +29,13 @@ fn a_store_leaves_and_is_buried() {
         (store.state(), store.node_state()),
         (StoreState::Offline, NodeState::Removing)
     );
-    assert!(b.cluster.set_leaving(3, false));
+    assert!(b.cluster.take_online(3));
     assert_eq!(known(&b).store.expect("a store").state(), StoreState::Up);
 
-    assert!(!b.cluster.bury_store(3), "it has a peer");
-    b.cluster.remove_peer(NOW, id, 3);
-    assert!(b.cluster.bury_store(3));
+    assert!(b.cluster.take_offline(3));
+    assert!(b.cluster.bury_store(NOW, 3));
+    let region = b.cluster.regions().get(id).expect("a region");
+    assert!(region.peer_on(3).is_none());
     let store = known(&b).store.expect("tombstones are told of");
     assert_eq!(
         (store.state(), store.node_state()),
@@ -42,7 +43,7 @@ fn a_store_leaves_and_is_buried() {
     );
     b.cluster.start_store(NOW, 3);
     assert!(!b.cluster.is_up(3), "it does not come back");
-    assert!(!b.cluster.set_leaving(3, false));
+    assert!(!b.cluster.take_online(3));
     for (exclude_tombstone_stores, count) in [(false, 3), (true, 2)] {
         let request = GetAllStoresRequest {
             header: header(),
