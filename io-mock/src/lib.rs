@@ -6,6 +6,8 @@
 
 pub mod check;
 pub mod cluster;
+#[cfg(feature = "serve")]
+pub mod control;
 pub mod dispatch;
 pub mod history;
 pub mod in_process;

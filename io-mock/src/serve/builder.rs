@@ -175,7 +175,8 @@ impl ServedClusterBuilder {
         for (server, socket) in pd.iter().zip(pd_sockets) {
             server.serve(socket);
         }
-        Ok(ServedCluster::new(world, pd, stores, tls))
+        let pd_address = pd.first().map_or(self.pd_address, Server::address);
+        Ok(ServedCluster::new(world, pd_address, pd, stores, tls))
     }
 }
 

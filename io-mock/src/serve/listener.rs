@@ -23,7 +23,7 @@ const WINDOW_BYTES: u32 = 2 << 20;
 const STREAMS_MAX: u32 = 1024;
 
 /// Answers the requests that come to one address.
-pub(super) trait Service: Send + Sync + 'static {
+pub(crate) trait Service: Send + Sync + 'static {
     /// Answers one call. A failure is a gRPC status, never a broken connection.
     fn call(
         self: Arc<Self>,

@@ -37,4 +37,6 @@ mod world;
 
 pub use builder::ServedClusterBuilder;
 pub use impairment::Condition;
+pub(crate) use listener::Service;
 pub use served::ServedCluster;
+pub(crate) use served::Shared;

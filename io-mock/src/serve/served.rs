@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::tls::Tls;
 use super::world::World;
 use crate::cluster::region::{RegionId, StoreId};
 use crate::cluster::{Cluster, key};
+use crate::control::ControlServer;
 use crate::node::Node;
 
 /// A simulated cluster behind real gRPC on loopback, in real time.
@@ -41,11 +42,13 @@ pub struct ServedCluster {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     world: Arc<World>,
+    pd_address: SocketAddr,
     pd: Vec<Server<PdServer>>,
     stores: Mutex<Stores>,
     tls: Option<Tls>,
+    control: Mutex<Option<Server<ControlServer>>>,
 }
 
 type Stores = BTreeMap<StoreId, Server<StoreServer>>;
@@ -101,6 +104,7 @@ impl ServedCluster {
 
     pub(super) fn new(
         world: Arc<World>,
+        pd_address: SocketAddr,
         pd: Vec<Server<PdServer>>,
         stores: Stores,
         tls: Option<Tls>,
@@ -109,16 +113,38 @@ impl ServedCluster {
         ServedCluster {
             shared: Arc::new(Shared {
                 world,
+                pd_address,
                 pd,
                 stores,
                 tls,
+                control: Mutex::default(),
             }),
         }
     }
 
+    /// Opens an address at which the cluster is [controlled](crate::control) over HTTP, and returns
+    /// it; port 0 is a free one. An address opened before is closed.
+    ///
+    /// # Errors
+    ///
+    /// The port can't be bound.
+    pub async fn serve_control(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        // The cluster holds its servers, so this one must not hold the cluster.
+        let service = ControlServer::new(Arc::downgrade(&self.shared));
+        let (server, socket) = Server::bind(address, None, service).await?;
+        let address = server.address();
+        server.serve(socket);
+        *lock(&self.shared.control) = Some(server);
+        Ok(address)
+    }
+
+    pub(crate) fn upgrade(shared: &Weak<Shared>) -> Option<Self> {
+        shared.upgrade().map(|shared| ServedCluster { shared })
+    }
+
     /// Where PD's first member listens.
     pub fn pd_address(&self) -> SocketAddr {
-        self.shared.pd[0].address()
+        self.shared.pd_address
     }
 
     /// Where the members of PD listen: what a client connects with.
@@ -335,6 +361,10 @@ impl ServedCluster {
 
     /// Stops all servers. Returns when every port is closed.
     pub async fn stop(&self) {
+        let control = lock(&self.shared.control).take();
+        if let Some(control) = control {
+            control.listener.shut().await;
+        }
         self.stop_pd().await;
         let stores: Vec<_> = self.servers().values().cloned().collect();
         for server in stores {
@@ -347,9 +377,12 @@ impl ServedCluster {
     }
 
     fn servers(&self) -> MutexGuard<'_, Stores> {
-        let stores = self.shared.stores.lock();
-        stores.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.stores)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells PD where a store listens.

@@ -177,6 +177,17 @@ impl Pd {
         &mut self.gc.shared
     }
 
+    /// Moves the shared safe points as far as barriers allow, and returns where they are.
+    ///
+    /// # Errors
+    ///
+    /// They are further already.
+    pub fn advance_safe_points(&mut self, now_ms: u64, target: u64) -> Result<u64, String> {
+        let reached = self.gc.advance_txn(now_ms, NULL_KEYSPACE, target)?.new;
+        self.gc.advance_gc(NULL_KEYSPACE, reached)?;
+        Ok(reached)
+    }
+
     /// The safe points of a keyspace that collects for itself.
     pub fn keyspace_gc(&self, keyspace: u32) -> Option<&GcState> {
         self.gc.of(keyspace)
