@@ -32,6 +32,10 @@ pub struct Transaction {
     pub reads: Vec<Read>,
     /// What it wrote, `None` being a deletion.
     pub writes: Vec<(Key, Option<Value>)>,
+    /// Those of the written keys that must not have had a value before.
+    pub inserted: Vec<Key>,
+    /// Keys that it locked, which keeps others from writing them.
+    pub locked: Vec<Key>,
     /// When its end was known to the client.
     pub ended: Option<Instant>,
     /// What the client was told about its end.
@@ -122,6 +126,8 @@ impl History {
             start_ts: Timestamp::ZERO,
             reads: Vec::new(),
             writes: Vec::new(),
+            inserted: Vec::new(),
+            locked: Vec::new(),
             ended: None,
             outcome: Outcome::Open,
         });
@@ -148,6 +154,25 @@ impl History {
     /// It wrote.
     pub fn write(&mut self, id: TxnId, key: Key, value: Option<Value>) {
         self.transactions[id.0].writes.push((key, value));
+    }
+
+    /// It wrote a key that must not have had a value.
+    pub fn insert(&mut self, id: TxnId, key: Key, value: Value) {
+        let transaction = &mut self.transactions[id.0];
+        // What it has written itself hides what was there.
+        if transaction
+            .writes
+            .iter()
+            .all(|(written, _)| *written != key)
+        {
+            transaction.inserted.push(key.clone());
+        }
+        transaction.writes.push((key, Some(value)));
+    }
+
+    /// It locked a key.
+    pub fn lock(&mut self, id: TxnId, key: Key) {
+        self.transactions[id.0].locked.push(key);
     }
 
     /// It is asked to commit: from now on nobody knows what it is, until somebody is told.

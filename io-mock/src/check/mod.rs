@@ -6,20 +6,26 @@
 //! | [`outcome::atomicity`] | a transaction is there with all its writes at one timestamp, or not at all |
 //! | [`outcome::no_lost_commit`] | what was acknowledged is there, at the timestamp that was told |
 //! | [`outcome::no_false_failure`] | what was reported as failed is not there |
+//! | [`outcome::inserts_were_new`] | what was inserted was not there |
 //! | [`isolation::snapshot`] | a read sees exactly the commits at or below its timestamp, and its own writes |
 //! | [`isolation::first_committer_wins`] | two transactions that write one key do not overlap |
 //! | [`isolation::real_time`] | who begins after a commit was acknowledged sees it |
+//! | [`append::dependencies`] | no cycle of dependencies but write skew, told from what clients saw alone |
 //! | [`locks::none_left`] | no lock outlives its time once the system is quiet and somebody has read |
 //! | [`sum::constant`] | every snapshot of a closed economy holds the same total |
 //! | [`raw::current`] | a raw read returns a value that was current while it ran |
 //! | [`raw::no_lost_write`] | an acknowledged raw write was made while its call ran |
+//! | [`raw::linearizable`] | raw calls on one key could have happened one after the other |
 //!
-//! Allowed, and reported by none: write skew. Snapshot isolation does not exclude it.
+//! Allowed, and reported as a mark only: write skew. Snapshot isolation does not exclude it.
 
+pub mod append;
 pub mod isolation;
+pub mod linearizable;
 pub mod locks;
 pub mod outcome;
 pub mod raw;
+pub mod skew;
 pub mod sum;
 mod truth;
 
@@ -88,6 +94,7 @@ pub fn transactions(history: &History, truth: &Truth) -> Verdict {
     outcome::atomicity(history, truth)?;
     outcome::no_lost_commit(history, truth)?;
     outcome::no_false_failure(history, truth)?;
+    outcome::inserts_were_new(history, truth)?;
     isolation::snapshot(history, truth)?;
     isolation::first_committer_wins(truth)?;
     isolation::real_time(history)
@@ -100,5 +107,6 @@ pub fn transactions(history: &History, truth: &Truth) -> Verdict {
 /// The first violation.
 pub fn raw_calls(history: &History, truth: &Truth) -> Verdict {
     raw::no_lost_write(history, truth)?;
-    raw::current(history, truth)
+    raw::current(history, truth)?;
+    raw::linearizable(history, truth)
 }

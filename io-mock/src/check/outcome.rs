@@ -61,7 +61,10 @@ pub fn atomicity(history: &History, truth: &Truth) -> Verdict {
                 );
             }
         }
-        if let Some((key, _)) = commits.iter().find(|(key, _)| !writes.contains_key(key)) {
+        if let Some((key, _)) = commits
+            .iter()
+            .find(|(key, _)| !writes.contains_key(key) && !transaction.locked.contains(key))
+        {
             return violation("atomicity", transaction, format!("never wrote {key:?}"));
         }
     }
@@ -129,6 +132,29 @@ pub fn no_false_failure(history: &History, truth: &Truth) -> Verdict {
                 transaction,
                 format!("was reported as failed ({why}), but {key:?} has it at {commit_ts}"),
             );
+        }
+    }
+    Ok(())
+}
+
+/// What was inserted had no value when its transaction began. (Had it got one since, the commit
+/// would have failed; see [`isolation::first_committer_wins`](super::isolation::first_committer_wins).)
+///
+/// # Errors
+///
+/// The first violation.
+pub fn inserts_were_new(history: &History, truth: &Truth) -> Verdict {
+    for transaction in begun(history) {
+        let commits = truth.commits(transaction.start_ts);
+        let committed = |key: &&Key| commits.iter().any(|(other, _)| other == *key);
+        for key in transaction.inserted.iter().filter(committed) {
+            if let Some(value) = truth.value(key, transaction.start_ts) {
+                return violation(
+                    "inserts were new",
+                    transaction,
+                    format!("has inserted {key:?}, which was {}", show(Some(value))),
+                );
+            }
         }
     }
     Ok(())
@@ -245,6 +271,19 @@ mod tests {
         let elsewhere = truth([put("a", 10, 13, "1"), put("b", 10, 13, "2")]);
         assert!(no_lost_commit(&told, &elsewhere).is_err());
         assert_eq!(no_lost_commit(&history(Outcome::Unknown), &lost), Ok(()));
+    }
+
+    #[test]
+    fn an_insertion_over_a_value_is_caught() {
+        let mut inserting = history(Outcome::Committed(12.into()));
+        inserting.transactions[0].inserted.push("a".into());
+        let [a, b] = [put("a", 10, 12, "1"), put("b", 10, 12, "2")];
+        let new = truth([a.clone(), b.clone(), put("a", 13, 14, "0")]);
+        assert_eq!(inserts_were_new(&inserting, &new), Ok(()));
+        let there = truth([a, b, put("a", 3, 4, "0")]);
+        assert!(inserts_were_new(&inserting, &there).is_err());
+        let failed = truth([put("a", 3, 4, "0")]);
+        assert_eq!(inserts_were_new(&inserting, &failed), Ok(()));
     }
 
     #[test]

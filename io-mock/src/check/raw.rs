@@ -4,11 +4,18 @@
 //! a request that was delayed may take effect after its call has ended. So reads are held against
 //! the writes as they took effect, not against the calls.
 
+use std::collections::BTreeSet;
+
+use tikv_core::Key;
 use tikv_core::driver::Instant;
 
+use super::linearizable::{self, Access, Call, Order};
 use super::truth::Truth;
 use super::{Verdict, Violation};
 use crate::history::{History, RawCall, RawWhat};
+
+/// A search is not carried on for longer than this; what it has not refuted by then passes.
+const SEARCH_STEPS: usize = 20_000;
 
 /// A read returns a value that was current at some moment while it ran.
 ///
@@ -67,6 +74,55 @@ pub fn no_lost_write(history: &History, truth: &Truth) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// The calls on each key could have happened one after the other, each while it ran. A write that
+/// was sent again counts once for its call and once more for each time it took effect beyond that.
+///
+/// # Errors
+///
+/// The first violation.
+pub fn linearizable(history: &History, truth: &Truth) -> Verdict {
+    let keys: BTreeSet<&Key> = history.raw.iter().map(|call| &call.key).collect();
+    for key in keys {
+        let calls = calls_on(history, truth, key);
+        if linearizable::search(&calls, SEARCH_STEPS) == Order::None {
+            let detail = format!("{} calls on {key:?} have no order", calls.len());
+            return Err(Violation::new("linearizable", detail));
+        }
+    }
+    Ok(())
+}
+
+/// The calls on a key with what took effect more often than it was asked for.
+fn calls_on(history: &History, truth: &Truth, key: &Key) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let mut effects = truth.raw_writes(key).to_vec();
+    for call in history.raw.iter().filter(|call| call.key == *key) {
+        let (invoked, answered) = (call.invoked, call.answered);
+        let what = match &call.what {
+            RawWhat::Read(value) => Access::Read(value.clone()),
+            // One deletion is like another: they are taken as they took effect.
+            RawWhat::Write(None) => continue,
+            RawWhat::Write(value) => {
+                if let Some(first) = effects.iter().position(|it| it.value == *value) {
+                    effects.remove(first);
+                }
+                Access::Write(value.clone())
+            }
+        };
+        calls.push(Call {
+            invoked,
+            answered,
+            what,
+        });
+    }
+    calls.extend(effects.into_iter().map(|effect| Call {
+        invoked: effect.at,
+        answered: Some(effect.at),
+        what: Access::Write(effect.value),
+    }));
+    calls
 }
 
 fn violation(rule: &'static str, call: &RawCall, what: String) -> Verdict {
