@@ -133,6 +133,18 @@ impl Sim {
         handle
     }
 
+    /// As many clients as a workload has drawn, or fewer if the plan says so.
+    pub fn at_most_clients(&self, drawn: u32) -> u32 {
+        self.plan().clients_max.map_or(drawn, |max| drawn.min(max))
+    }
+
+    /// As many operations of each client as a workload has drawn, or fewer if the plan says so.
+    pub fn at_most_operations(&self, drawn: u64) -> u64 {
+        self.plan()
+            .operations_max
+            .map_or(drawn, |max| drawn.min(max))
+    }
+
     /// A stream of random numbers of the application's own.
     pub fn chance(&self, name: &str) -> Chance {
         Chance::stream(self.plan().seed, name)
@@ -282,6 +294,11 @@ impl Checks<'_> {
     /// The first violation.
     pub fn raw_calls(&self) -> Verdict {
         check::raw_calls(&self.sim.recorder.lock(), &self.truth)
+    }
+
+    /// What happened.
+    pub fn truth(&self) -> &Truth {
+        &self.truth
     }
 
     /// Every client has believed what stores told it of regions.

@@ -113,6 +113,8 @@ marks! {
     CommitCancelled = "a commit was dropped", usual;
     /// A client died.
     ClientCrashed = "a client crashed", usual;
+    /// Two transactions overlooked each other's writes, as snapshot isolation allows.
+    WriteSkew = "write skew", rare;
     /// A stream broke with a whole frame of requests on it.
     FrameLost = "a frame was lost", usual;
 }

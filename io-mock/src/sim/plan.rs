@@ -38,6 +38,10 @@ pub struct Plan {
     pub patience: Duration,
     /// How long the run may go on once no more faults happen.
     pub time_limit: Duration,
+    /// No more clients than this, if a smaller run is wanted than the workload draws.
+    pub clients_max: Option<u32>,
+    /// No more operations of each client than this.
+    pub operations_max: Option<u64>,
     /// What goes wrong.
     pub faults: Drawn,
 }
@@ -94,6 +98,8 @@ impl Plan {
             fault_time: Duration::from_millis(chance.magnitude(500..=8_000)),
             patience: PATIENCE,
             time_limit: TIME_LIMIT,
+            clients_max: None,
+            operations_max: None,
             faults: Drawn::draw(allowed, &mut Chance::stream(seed, "faults")),
         }
     }

@@ -47,8 +47,8 @@ pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("bank");
     let size = Size {
         accounts: chance.magnitude(2..=ACCOUNTS_MAX),
-        clients: chance.within(1..=6) as u32,
-        calls: chance.magnitude(8..=40),
+        clients: sim.at_most_clients(chance.within(1..=6) as u32),
+        calls: sim.at_most_operations(chance.magnitude(8..=40)),
     };
     let total = size.accounts * BALANCE;
     open(&sim, size).await?;

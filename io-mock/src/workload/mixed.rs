@@ -43,8 +43,8 @@ struct Size {
 pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("mixed");
     let size = Size {
-        clients: chance.within(1..=6) as u32,
-        calls: chance.magnitude(5..=30),
+        clients: sim.at_most_clients(chance.within(1..=6) as u32),
+        calls: sim.at_most_operations(chance.magnitude(5..=30)),
         hot: chance.magnitude(1..=KEYS),
         steps: chance.magnitude(1..=16),
     };

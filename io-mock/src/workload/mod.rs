@@ -2,52 +2,83 @@
 //!
 //! | workload | does | must hold |
 //! |---|---|---|
+//! | [`append`] | reads of lists, appends to them | no cycle of dependencies but write skew |
 //! | [`bank`] | transfers between accounts, reads of the total | the total; everything of transactions |
 //! | [`mixed`] | all kinds of reads and writes on few keys | everything of transactions |
 //! | [`register`] | raw reads, writes, deletions | everything of raw calls |
+//! | [`scans`] | scans of all kinds under writers | everything of transactions |
+//! | [`skew`] | switches one of two lamps | never both off where the other is locked |
 //!
 //! Each client is one task that does one thing after the other. Between two of them it may die, and
 //! any call may be dropped half way, as the seed draws.
 
+pub mod append;
 pub mod bank;
 pub mod mixed;
 pub mod register;
+pub mod scans;
 mod session;
+pub mod skew;
 
 use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
+
+use bytes::Bytes;
 
 pub use self::session::{RecordedTransaction, Session, Work};
 
 use crate::check::Verdict;
 use crate::sim::{Failure, Faults, Report, Sim, Simulation};
 
-/// A workload by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Workload {
-    /// See [`bank`].
-    Bank,
-    /// See [`mixed`].
-    Mixed,
-    /// See [`register`].
-    Register,
+macro_rules! workloads {
+    ($( $workload:ident = $module:ident, )*) => {
+        /// A workload by name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Workload {
+            $(
+                #[doc = concat!("See [`", stringify!($module), "`].")]
+                $workload,
+            )*
+        }
+
+        impl Workload {
+            /// Every workload.
+            pub const ALL: &[Workload] = &[$( Workload::$workload, )*];
+
+            /// The name on a command line.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Workload::$workload => stringify!($module), )*
+                }
+            }
+
+            fn split_keys(self) -> Vec<Bytes> {
+                match self {
+                    $( Workload::$workload => $module::split_keys(), )*
+                }
+            }
+
+            async fn work(self, sim: Sim) -> Verdict {
+                match self {
+                    $( Workload::$workload => $module::run(sim).await, )*
+                }
+            }
+        }
+    };
+}
+
+workloads! {
+    Bank = bank,
+    Mixed = mixed,
+    Register = register,
+    Append = append,
+    Skew = skew,
+    Scans = scans,
 }
 
 impl Workload {
-    /// Every workload.
-    pub const ALL: [Workload; 3] = [Workload::Bank, Workload::Mixed, Workload::Register];
-
-    /// The name on a command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Workload::Bank => "bank",
-            Workload::Mixed => "mixed",
-            Workload::Register => "register",
-        }
-    }
-
     /// One run: what the seed draws, this workload, all its checks.
     ///
     /// # Errors
@@ -59,31 +90,18 @@ impl Workload {
         faults: Faults,
         timeline: Option<Box<dyn Write + Send>>,
     ) -> Result<Report, Box<Failure>> {
-        let keys = match self {
-            Workload::Bank => bank::split_keys(),
-            Workload::Mixed => mixed::split_keys(),
-            Workload::Register => register::split_keys(),
-        };
         let replay = format!(
             "cargo run --release -p tikv-tests --bin sim -- --seed {seed} --workload {self}"
         );
         let mut simulation = Simulation::seed(seed)
             .faults(faults)
             .calm()
-            .split_keys(keys)
+            .split_keys(self.split_keys())
             .replay(replay);
         if let Some(timeline) = timeline {
             simulation = simulation.timeline(timeline);
         }
         simulation.try_run(async |sim| self.work(sim).await)
-    }
-
-    async fn work(self, sim: Sim) -> Verdict {
-        match self {
-            Workload::Bank => bank::run(sim).await,
-            Workload::Mixed => mixed::run(sim).await,
-            Workload::Register => register::run(sim).await,
-        }
     }
 }
 
@@ -98,7 +116,8 @@ impl FromStr for Workload {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Workload::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|workload| workload.name() == name)
             .ok_or_else(|| format!("no workload is called {name:?}"))
     }

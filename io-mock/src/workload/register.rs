@@ -26,7 +26,8 @@ pub(super) fn split_keys() -> Vec<Bytes> {
 /// The first violation.
 pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("register");
-    let (clients, calls) = (chance.within(1..=6) as u32, chance.magnitude(10..=80));
+    let clients = sim.at_most_clients(chance.within(1..=6) as u32);
+    let calls = sim.at_most_operations(chance.magnitude(10..=80));
     sim.begin_faults();
     let clients: Vec<_> = (1..=clients)
         .map(|number| sim.spawn(Client::new(&sim, number).work(calls)))

@@ -61,6 +61,11 @@ impl Session {
         }
     }
 
+    /// The client's number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     /// The simulation.
     pub fn sim(&self) -> &Sim {
         &self.sim
@@ -288,7 +293,18 @@ impl RecordedTransaction {
         self.sim
             .history()
             .lock()
-            .write(self.id, key.clone(), Some(value));
+            .insert(self.id, key.clone(), value);
+        Ok(())
+    }
+
+    /// Keeps others from writing a key until the commit, which fails if one of them does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transaction::lock_keys`].
+    pub async fn lock(&self, key: &Key) -> Result<()> {
+        self.inner.lock_keys([key.clone()]).await?;
+        self.sim.history().lock().lock(self.id, key.clone());
         Ok(())
     }
 

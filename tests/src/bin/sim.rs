@@ -38,7 +38,7 @@ struct Options {
     /// Many seeds, `A..B` without B.
     #[arg(long, value_parser = range)]
     seeds: Option<Range<u64>>,
-    /// bank, mixed or register.
+    /// append, bank, mixed, register, scans or skew.
     #[arg(long, default_value_t = Workload::Bank)]
     workload: Workload,
     /// Allow only these faults, by name, separated by commas.
