@@ -210,6 +210,12 @@ impl Backoffer {
         cap: Option<Duration>,
     ) -> Result<()> {
         let now = io.now();
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::NeverBackOff) {
+            let moment = Duration::from_micros(50);
+            io.sleep_until(now + moment, Why::Backoff(kind)).await;
+            return Ok(());
+        }
         let pause = self.next(kind, cause, cap, now)?;
         if !pause.is_zero() {
             io.sleep_until(now + pause, Why::Backoff(kind)).await;

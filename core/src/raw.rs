@@ -100,11 +100,15 @@ impl Raw {
             ..Default::default()
         };
         let mut backoff = self.backoff(options);
-        let reply = self
+        let sent = self
             .cluster
             .send_to_key(io, &mut backoff, &key, request, &self.write())
-            .await?;
-        refused(reply.error)
+            .await;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::RawWriteAlwaysDone) {
+            return Ok(());
+        }
+        refused(sent?.error)
     }
 
     pub(crate) async fn delete(&self, io: &Io, key: Key, options: &RawOptions) -> Result<()> {
@@ -371,6 +375,11 @@ impl Raw {
                             Outcome::Answer(reply) => replies.push(reply),
                             Outcome::Relocate(relocate) => {
                                 relocate.back_off(io, &mut backoff).await?;
+                                #[cfg(feature = "mutations")]
+                                if crate::mutation::is(crate::mutation::Mutation::ForgetMovedPairs)
+                                {
+                                    continue;
+                                }
                                 let parts =
                                     self.cut(io, &mut backoff, items, places, limit).await?;
                                 waiting.extend(parts);

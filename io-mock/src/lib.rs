@@ -11,6 +11,8 @@ pub mod control;
 pub mod dispatch;
 pub mod history;
 pub mod in_process;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 mod node;
 #[cfg(feature = "serve")]
 pub mod serve;

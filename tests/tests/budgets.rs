@@ -14,10 +14,14 @@ type Raw = RawClient<SimDriver>;
 type Transactional = TransactionClient<SimDriver>;
 type Ends = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+/// What can be done, by name.
+type Named<F> = (&'static str, F);
+type Call<C> = fn(C) -> Ends;
+
 /// More than any call may wait: a commit may try its prewrite and then its rollback.
 const LONGEST: Duration = Duration::from_secs(300);
 
-const RAW_CALLS: [(&str, fn(Raw) -> Ends); 9] = [
+const RAW_CALLS: [Named<Call<Raw>>; 9] = [
     ("get", |raw| {
         Box::pin(async move { raw.get("a").await.map(drop) })
     }),
@@ -47,7 +51,7 @@ const RAW_CALLS: [(&str, fn(Raw) -> Ends); 9] = [
     }),
 ];
 
-const TRANSACTIONAL_CALLS: [(&str, fn(Transactional) -> Ends); 5] = [
+const TRANSACTIONAL_CALLS: [Named<Call<Transactional>>; 5] = [
     ("get", |client| {
         Box::pin(async move { client.snapshot().await?.get("a").await.map(drop) })
     }),
@@ -81,7 +85,7 @@ const TRANSACTIONAL_CALLS: [(&str, fn(Transactional) -> Ends); 5] = [
 ];
 
 /// What breaks the cluster for good, PD excepted.
-const DISASTERS: [(&str, fn(&Sim)); 2] = [
+const DISASTERS: [Named<fn(&Sim)>; 2] = [
     ("no store is up", |sim| {
         sim.cluster(|cluster| {
             for store in 1..=3 {
@@ -114,7 +118,7 @@ async fn within(sim: &Sim, mut call: Ends) -> Option<Result<()>> {
 }
 
 fn each<C: Clone + 'static>(
-    calls: &[(&'static str, fn(C) -> Ends)],
+    calls: &[Named<Call<C>>],
     split_key: Bytes,
     connect: impl AsyncFn(&Sim) -> Result<C>,
     warm_up: impl AsyncFn(&C) -> Result<()>,

@@ -129,6 +129,10 @@ impl<D: Driver> Transaction<D> {
     pub async fn get(&self, key: impl Into<Key>) -> Result<Option<Bytes>> {
         let key = key.into();
         let buffered = self.lock().get(&key)?;
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::BlindToOwnWrites) {
+            return get(&self.driver, &self.reads, key, self.options()).await;
+        }
         match overlay(buffered) {
             Overlay::Value(value) => Ok(Some(value)),
             Overlay::Deleted => Ok(None),

@@ -182,6 +182,14 @@ impl<D: Driver> TransactionClient<D> {
         self.check_open()?;
         let cluster = self.shared.cluster.clone();
         let deadline = self.deadline();
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::BeginInThePast) {
+            let run = Operation::new("begin", move |io: Io| async move {
+                let mut backoff = cluster.backoff(budget::TSO_MS, deadline);
+                cluster.low_resolution(&io, &mut backoff).await
+            });
+            return self.driver.run(run).await;
+        }
         self.driver
             .run(Operation::new("timestamp", move |io: Io| async move {
                 let mut backoff = cluster.backoff(budget::TSO_MS, deadline);

@@ -92,6 +92,8 @@ impl ScanCursor {
     /// Moves on past a page of `part`: to its last key if it was full, else to the part's end.
     fn advance(&mut self, part: &KeyRange, last: Option<Key>, full: bool) {
         let (start, end) = (self.rest.start().clone(), self.rest.end().cloned());
+        #[cfg(feature = "mutations")]
+        let full = full && !crate::mutation::is(crate::mutation::Mutation::OnePageARegion);
         self.rest = match (self.reverse, last.filter(|_| full)) {
             (false, Some(last)) => KeyRange::new(last.next(), end),
             (true, Some(last)) => KeyRange::new(start, Some(last)),
@@ -310,6 +312,10 @@ impl Reads {
                 Outcome::Answer(reply) => reply,
                 Outcome::Relocate(relocate) => {
                     relocate.back_off(io, backoff).await?;
+                    #[cfg(feature = "mutations")]
+                    if crate::mutation::is(crate::mutation::Mutation::ForgetMovedKeys) {
+                        keys.clear();
+                    }
                     return Ok((found, keys));
                 }
             };
@@ -400,6 +406,15 @@ impl Reads {
             }
             let full = reply.pairs.len() >= limit as usize;
             let (rows, last) = self.rows(io, reply.pairs, options).await?;
+            #[cfg(feature = "mutations")]
+            let last = last.map(|last| {
+                let repeats = crate::mutation::is(crate::mutation::Mutation::RepeatRowsInReverse);
+                // A page of one row would repeat it for ever.
+                match repeats && cursor.reverse && rows.len() > 1 {
+                    true => last.next(),
+                    false => last,
+                }
+            });
             cursor.advance(&part, last, full);
             return Ok(rows);
         }
@@ -437,7 +452,12 @@ impl Reads {
                         pair.key.into()
                     };
                     // The read meets the lock again and deals with it.
-                    rows.extend(self.get(io, &key, options).await?);
+                    let row = self.get(io, &key, options).await?;
+                    #[cfg(feature = "mutations")]
+                    let row = row.filter(|_| {
+                        !crate::mutation::is(crate::mutation::Mutation::SkipLockedRows)
+                    });
+                    rows.extend(row);
                     key
                 }
             };

@@ -301,12 +301,13 @@ impl Checks<'_> {
         &self.truth
     }
 
-    /// Every client has believed what stores told it of regions.
+    /// Every client has believed what stores told it of regions, and no operation has sent
+    /// requests without end.
     ///
     /// # Errors
     ///
     /// The first offence.
-    pub fn news_are_believed(&self) -> Verdict {
+    pub fn manners(&self) -> Verdict {
         self.sim.shared.lock().manners.verdict()
     }
 

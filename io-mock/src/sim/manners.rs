@@ -2,6 +2,9 @@
 //! store has told it the region's newer epoch does no wrong to the data, but would never get
 //! anywhere if it had no other way out; so it is watched on the wire.
 //!
+//! So is how many requests one operation sends: whoever never waits gets nowhere either, and takes
+//! the cluster down with it.
+//!
 //! What is no offence: requests that were under way when the news came, and what a client learns
 //! from PD again, which may lag behind the stores.
 
@@ -46,7 +49,7 @@ pub(super) struct Asking {
 #[derive(Debug, Default)]
 pub(super) struct Manners {
     told: BTreeMap<(ClientId, u64), News>,
-    offence: Option<String>,
+    offence: Option<Violation>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +63,18 @@ struct News {
 /// So many callers may have taken hold of the old region before the news came.
 const TOLERATED: u32 = 4;
 
+/// No operation of the workloads here needs nearly as many, whatever goes wrong.
+const REQUESTS_MAX: u32 = 4_000;
+
 impl Manners {
+    /// An operation of a client sends a request, and has sent so many by now.
+    pub(super) fn asks(&mut self, client: ClientId, requests: u32, label: &'static str) {
+        if requests > REQUESTS_MAX && self.offence.is_none() {
+            let detail = format!("{label} of {client} has sent {requests} requests");
+            self.offence = Some(Violation::new("no busy loop", detail));
+        }
+    }
+
     /// A client is given the answer to a request that it sent then, and that named a region so.
     pub(super) fn hears(
         &mut self,
@@ -90,7 +104,7 @@ impl Manners {
         if named.version < news.version && sent > news.since {
             news.ignored += 1;
             if news.ignored > TOLERATED && self.offence.is_none() {
-                self.offence = Some(format!(
+                let detail = format!(
                     "{client} has asked region {} by version {} for {} times since it was told of \
                      version {} at {} ms",
                     named.region,
@@ -98,7 +112,8 @@ impl Manners {
                     news.ignored,
                     news.version,
                     news.since.as_millis()
-                ));
+                );
+                self.offence = Some(Violation::new("news are believed", detail));
             }
         }
         if version > news.version {
@@ -137,7 +152,7 @@ impl Manners {
     pub(super) fn verdict(&self) -> Verdict {
         match &self.offence {
             None => Ok(()),
-            Some(offence) => Err(Violation::new("news are believed", offence.clone())),
+            Some(offence) => Err(offence.clone()),
         }
     }
 }
@@ -204,6 +219,19 @@ mod tests {
     fn who_ignores_the_news_is_noticed() {
         assert!(refused(CLIENT, 4, 9).is_err());
         assert!(refused(CLIENT, 5, 9).is_err());
+    }
+
+    #[test]
+    fn who_never_stops_asking_is_noticed() {
+        let mut manners = Manners::default();
+        manners.asks(CLIENT, REQUESTS_MAX, "prewrite");
+        assert_eq!(manners.verdict(), Ok(()));
+        manners.asks(CLIENT, REQUESTS_MAX + 1, "prewrite");
+        assert!(
+            manners
+                .verdict()
+                .is_err_and(|offence| offence.rule == "no busy loop")
+        );
     }
 
     #[test]

@@ -52,6 +52,8 @@ struct Running {
     /// Wakes the task; absent while the task is being polled.
     task: Option<Waker>,
     waiting: Waiting,
+    /// How many requests it has sent.
+    requests: u32,
     /// Its places on streams, to be given up when it ends.
     seats: Vec<Seat>,
 }
@@ -116,6 +118,7 @@ impl Ops {
             woken: true,
             task: None,
             waiting: Waiting::Nothing,
+            requests: 0,
             seats: Vec::new(),
         });
         (
@@ -207,6 +210,14 @@ impl Ops {
         if let Some(running) = self.running(key) {
             running.waiting = waiting;
         }
+    }
+
+    /// An operation sends a request: how many it has sent, and what it is called.
+    pub(super) fn asks(&mut self, key: OpKey) -> (u32, &'static str) {
+        self.running(key).map_or((0, ""), |running| {
+            running.requests += 1;
+            (running.requests, running.label)
+        })
     }
 
     /// Since when the oldest call is running.

@@ -294,6 +294,8 @@ impl World {
         }
         let now_ms = self.now_ms();
         let result = dispatch::timestamp(&mut self.cluster, now_ms, node, &request, count);
+        #[cfg(feature = "mutations")]
+        let result = result.map(|last| crate::mutation::bend_timestamp(client.0, last));
         self.audit.timestamp(self.now, client, node, &result);
         let last = match result {
             Ok(last) => last,

@@ -95,6 +95,19 @@ impl FailureKind {
     }
 }
 
+impl FailureKind {
+    /// The rule that was broken, in a few words.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            FailureKind::Violation(violation) => violation.rule,
+            FailureKind::Panicked(_) => "no panic",
+            FailureKind::Stuck => "never stuck",
+            FailureKind::NeverEnds => "ends once faults have ended",
+            FailureKind::Spins => "no spinning",
+        }
+    }
+}
+
 impl From<Halt> for FailureKind {
     fn from(halt: Halt) -> Self {
         match halt {

@@ -39,6 +39,8 @@ use crate::check::{RawWrite, Truth};
 use crate::cluster::Cluster;
 use crate::cluster::lock_wait::Answer;
 use crate::dispatch;
+#[cfg(feature = "mutations")]
+use crate::mutation;
 use crate::node::{Node, Nodes};
 
 /// What can go wrong now.
@@ -284,6 +286,10 @@ impl World {
         id: ActionId,
         action: Action,
     ) -> Option<Operation<()>> {
+        if matches!(action, Action::Send(_) | Action::Timestamp(_)) {
+            let (requests, label) = self.ops.asks(key);
+            self.manners.asks(client, requests, label);
+        }
         match action {
             Action::Send(rpc) => {
                 let failure = |error| Reply::Response(Err(error));
@@ -394,7 +400,7 @@ impl World {
         let now_ms = self.now_ms();
         let aimed = self.aim(asked);
         self.hit(aimed.before, asked, true);
-        let result = match dispatch::call(&mut self.cluster, now_ms, node, whole, address) {
+        let result = match self.ask(now_ms, node, whole, address) {
             Ok(Answer::Now(response)) => Ok(response),
             Ok(Answer::Later(ticket)) => {
                 self.park(ticket, client, node, asked, address);
@@ -417,6 +423,27 @@ impl World {
         }
         self.hit(aimed.after, asked, false);
         Answer::Now(result)
+    }
+
+    fn ask(
+        &mut self,
+        now_ms: u64,
+        node: Node,
+        whole: Command,
+        address: &Arc<str>,
+    ) -> Result<Answer<Response>, TransportError> {
+        #[cfg(feature = "mutations")]
+        let whole = match mutation::lie(&whole) {
+            Some(lie) => return Ok(Answer::Now(lie)),
+            None => mutation::bend(whole),
+        };
+        let answer = dispatch::call(&mut self.cluster, now_ms, node, whole, address)?;
+        #[cfg(feature = "mutations")]
+        let answer = match answer {
+            Answer::Now(response) => Answer::Now(mutation::bend_answer(response)),
+            Answer::Later(ticket) => Answer::Later(ticket),
+        };
+        Ok(answer)
     }
 
     /// Breaks the connections between a client and a node: whatever is under way on them fails.

@@ -67,7 +67,7 @@ pub async fn run(sim: Sim) -> Verdict {
     sim.sleep(CLEANED_UP).await;
     auditor.clean_up(&lists()).await?;
     let check = sim.check();
-    check.news_are_believed()?;
+    check.manners()?;
     if append::dependencies(&sim.history().lock())? == append::Skew::Found {
         sim.mark(Mark::WriteSkew);
     }

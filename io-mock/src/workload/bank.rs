@@ -68,7 +68,7 @@ pub async fn run(sim: Sim) -> Verdict {
     sim.sleep(CLEANED_UP).await;
     auditor.clean_up(&accounts()).await?;
     let check = sim.check();
-    check.news_are_believed()?;
+    check.manners()?;
     check.transactions()?;
     check.constant_sum(&accounts(), total)
 }

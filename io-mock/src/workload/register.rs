@@ -1,5 +1,6 @@
 //! Raw keys: every client reads, writes and deletes a few of them, alone and in batches.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,28 +37,36 @@ pub async fn run(sim: Sim) -> Verdict {
         client.await?;
     }
     sim.end_faults();
-    sim.check().news_are_believed()?;
-    sim.check().raw_calls()
+    let check = sim.check();
+    check.manners()?;
+    check.raw_calls()
 }
 
 struct Client {
     sim: Sim,
     number: u32,
     raw: Option<RawClient<SimDriver>>,
+    /// Some clients wait for no call longer than this.
+    timeout: Option<Duration>,
     chance: Chance,
     written: u64,
 }
 
 const RECONNECT: Duration = Duration::from_millis(200);
 const POLLS_BEFORE_CRASH: u64 = 20;
+/// Some clients are impatient.
+const TIMEOUT_MS: RangeInclusive<u64> = 10..=10_000;
 
 impl Client {
     fn new(sim: &Sim, number: u32) -> Self {
         let chance = sim.chance(&format!("client {number}"));
+        let mut patience = sim.chance(&format!("patience of client {number}"));
+        let millis = patience.magnitude(TIMEOUT_MS);
         Client {
             sim: sim.clone(),
             number,
             raw: None,
+            timeout: patience.coin().then_some(Duration::from_millis(millis)),
             chance,
             written: 0,
         }
@@ -81,6 +90,7 @@ impl Client {
         }
         // Once nothing goes wrong any more, this client must work, whatever it has been through.
         self.sim.quiet().await;
+        self.timeout = None;
         for number in 0..KEYS {
             let recovered = async {
                 self.put(key(number)).await?;
@@ -100,7 +110,10 @@ impl Client {
     async fn raw(&mut self) -> RawClient<SimDriver> {
         loop {
             if let Some(raw) = &self.raw {
-                return raw.clone();
+                return match self.timeout {
+                    Some(timeout) => raw.with_timeout(timeout),
+                    None => raw.clone(),
+                };
             }
             match self.sim.raw_client().await {
                 Ok(raw) => self.raw = Some(raw),

@@ -49,7 +49,7 @@ pub async fn run(sim: Sim) -> Verdict {
     sim.sleep(CLEANED_UP).await;
     auditor.clean_up(&KeyRange::all()).await?;
     let check = sim.check();
-    check.news_are_believed()?;
+    check.manners()?;
     check.transactions()
 }
 

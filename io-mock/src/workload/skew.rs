@@ -85,7 +85,7 @@ pub async fn run(sim: Sim) -> Verdict {
         .await?;
     auditor.clean_up(&lamps()).await?;
     let check = sim.check();
-    check.news_are_believed()?;
+    check.manners()?;
     check.transactions()?;
     for pair in (0..size.pairs).map(Pair) {
         let both_off = skew::both(check.truth(), &pair.lamps(), &OFF.into());

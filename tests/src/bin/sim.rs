@@ -8,6 +8,7 @@
 //! sim --seed 7 --shrink             a failing run with as few faults as still fail
 //! sim --seeds 0..200 --mutate NAME  the same with a mistake built in, which must be found
 //! sim --mutate list                 which mistakes there are
+//! sim --mutate all                  which run finds each of them, and by which rule
 //! ```
 //!
 //! Ends with 0 if every run was well, with 1 if one was not, with 2 if the call makes no sense.
@@ -26,7 +27,7 @@ use std::time::Instant;
 use clap::Parser;
 use tikv_io_mock::sim::{Failure, Fault, Faults, Marks, Plan, Report};
 use tikv_io_mock::workload::Workload;
-use tikv_tests::mutations::Mistake;
+use tikv_tests::mutations::{Mistake, Row, SEEDS};
 use tikv_tests::seeds::{self, KnownSeed};
 
 /// Runs workloads in the deterministic simulator.
@@ -44,7 +45,7 @@ struct Options {
     /// Allow only these faults, by name, separated by commas.
     #[arg(long, value_parser = faults)]
     faults: Option<Faults>,
-    /// Build a mistake into the client; `list` names them.
+    /// Build in a mistake; `list` names them, `all` finds each.
     #[arg(long)]
     mutate: Option<String>,
     /// Write the timeline of the run here. For one seed.
@@ -64,8 +65,13 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     if options.mutate.as_deref() == Some("list") {
-        Mistake::names().for_each(|name| println!("{name}"));
+        Mistake::all().for_each(|mistake| println!("{mistake:<28} {}", mistake.what()));
         return ExitCode::SUCCESS;
+    }
+    // A run that panics is reported with its seed; the panic itself need not shout.
+    std::panic::set_hook(Box::new(|_| {}));
+    if options.mutate.as_deref() == Some("all") {
+        return all_mistakes(&options);
     }
     let mistake = match options
         .mutate
@@ -76,8 +82,6 @@ fn main() -> ExitCode {
         Ok(mistake) => mistake,
         Err(error) => return usage(&error),
     };
-    // A run that panics is reported with its seed; the panic itself need not shout.
-    std::panic::set_hook(Box::new(|_| {}));
     match (options.seed, &options.seeds) {
         (Some(seed), _) => one(&options, mistake, seed),
         (None, Some(seeds)) => {
@@ -93,6 +97,26 @@ fn main() -> ExitCode {
             }
             Err(error) => usage(&error),
         },
+    }
+}
+
+/// Finds every mistake, and tells which run did and by which rule, as rows of a table.
+fn all_mistakes(options: &Options) -> ExitCode {
+    let seeds = options.seeds.clone().unwrap_or(SEEDS);
+    let mut missed = 0;
+    for mistake in Mistake::all() {
+        match mistake.search(seeds.clone()) {
+            Some(found) => println!("{}", Row::of(mistake, &found)),
+            None => {
+                missed += 1;
+                println!("| `{mistake}` | {} | not found | | |", mistake.what());
+            }
+        }
+    }
+    if missed > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

@@ -102,6 +102,11 @@ impl Committer {
                     if crate::mutation::is(crate::mutation::Mutation::CommitSecondariesFirst) {
                         self.end_others_first(io, &to_commit, commit_ts).await;
                     }
+                    #[cfg(feature = "mutations")]
+                    if crate::mutation::is(crate::mutation::Mutation::AcknowledgeBeforeCommit) {
+                        self.commit_everything_later(io, to_commit, commit_ts);
+                        return Ok(Some(commit_ts));
+                    }
                     step(self.commit_primary(io, &to_commit, commit_ts).await)?
                 }
                 Step::Finish(commit_ts) => {
@@ -119,6 +124,10 @@ impl Committer {
                             message: "the answer was lost".into(),
                         });
                     }
+                    #[cfg(feature = "mutations")]
+                    if crate::mutation::is(crate::mutation::Mutation::SucceedAfterLostCommit) {
+                        return Ok(Some(self.start_ts.next()));
+                    }
                     return Err(error);
                 }
             };
@@ -127,6 +136,10 @@ impl Committer {
 
     /// A new timestamp, if the transaction is not too old for one.
     async fn commit_ts(&self, io: &Io) -> Result<Timestamp> {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::CommitWithoutTimestamp) {
+            return Ok(self.start_ts.next());
+        }
         let mut backoff = self.cluster.backoff(budget::TSO_MS, self.deadline);
         let ts = self.cluster.timestamp(io, &mut backoff).await?;
         let age = ts.physical_ms().saturating_sub(self.start_ts.physical_ms());
@@ -352,6 +365,12 @@ impl Committer {
         if mutations.len() == 1 {
             return;
         }
+        #[cfg(feature = "mutations")]
+        let commit_ts =
+            match crate::mutation::is(crate::mutation::Mutation::SecondariesAtAnotherTime) {
+                true => commit_ts.next(),
+                false => commit_ts,
+            };
         // Whoever meets a lock that is left sees at the primary that it is committed.
         self.end_later(
             io,
@@ -486,6 +505,16 @@ impl Committer {
             keys: keys.iter().map(|item| item.key.clone()).collect(),
             ..Default::default()
         }
+    }
+
+    #[cfg(feature = "mutations")]
+    fn commit_everything_later(
+        self: &Arc<Self>,
+        io: &Io,
+        mutations: Arc<Mutations>,
+        commit_ts: Timestamp,
+    ) {
+        self.end_later(io, "commit_all", mutations, Ending::Committed(commit_ts));
     }
 
     #[cfg(feature = "mutations")]

@@ -128,6 +128,15 @@ fn operation(written: Option<bool>, flags: KeyFlags, pessimistic: bool) -> Optio
                 false => Op::Lock,
             })
     };
+    #[cfg(feature = "mutations")]
+    match written {
+        None if crate::mutation::is(crate::mutation::Mutation::ForgetLockedKeys) => return None,
+        Some(false) if crate::mutation::is(crate::mutation::Mutation::ForgetInsert) => {
+            return Some(Op::Put);
+        }
+        Some(true) if crate::mutation::is(crate::mutation::Mutation::ForgetDeletes) => return None,
+        _ => {}
+    }
     match written {
         None => lock(),
         Some(false) if flags.presumes_not_exists() => Some(Op::Insert),

@@ -38,6 +38,12 @@ pub(crate) fn judge(errors: Vec<kvrpcpb::KeyError>, start_ts: Timestamp) -> Verd
                 }
                 locks.extend(met);
             }
+            #[cfg(feature = "mutations")]
+            KeyFailure::Fatal(Error::WriteConflict(_))
+                if crate::mutation::is(crate::mutation::Mutation::IgnoreWriteConflict) => {}
+            #[cfg(feature = "mutations")]
+            KeyFailure::AlreadyExists(_)
+                if crate::mutation::is(crate::mutation::Mutation::IgnoreKeyExists) => {}
             failure => return Verdict::Fail(failure.into_error()),
         }
     }

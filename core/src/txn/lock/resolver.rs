@@ -118,6 +118,10 @@ impl LockResolver {
         if chores.is_empty() {
             return Ok(resolved);
         }
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::NeverCleanUp) && caller.is_reader() {
+            return Ok(resolved);
+        }
         if caller.is_reader() {
             let resolver = self.clone();
             io.spawn(Operation::new("resolve_locks", |io: Io| async move {
@@ -181,6 +185,12 @@ impl LockResolver {
                 return Ok(status.clone());
             }
             let now = self.cluster.low_resolution(io, backoff).await?;
+            #[cfg(feature = "mutations")]
+            if crate::mutation::is(crate::mutation::Mutation::ExpiredIsRolledBack)
+                && LowResolution(now.physical_ms()).until_expired(lock.txn, lock.ttl_ms) == 0
+            {
+                return Ok(TxnStatus::RolledBack);
+            }
             let current_ts = if lock.ttl_ms == 0 {
                 Timestamp::MAX
             } else {

@@ -66,6 +66,10 @@ pub(crate) enum Ending {
 impl Ending {
     /// As requests have it, where zero means a rollback.
     pub(crate) fn commit_version(self) -> u64 {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::RollBackCommitted) {
+            return 0;
+        }
         match self {
             Ending::Committed(ts) => ts.as_u64(),
             Ending::RolledBack => 0,
@@ -154,6 +158,20 @@ fn cleanup(lock: &Lock, ending: Ending, caller: Caller) -> Cleanup {
 }
 
 fn passage(ending: Ending, caller: Caller) -> Passage {
+    #[cfg(feature = "mutations")]
+    match (caller, ending) {
+        (Caller::Reader { .. }, Ending::Committed(_))
+            if crate::mutation::is(crate::mutation::Mutation::ReadTheFuture) =>
+        {
+            return Passage::Access;
+        }
+        (Caller::Reader { .. }, Ending::Committed(_))
+            if crate::mutation::is(crate::mutation::Mutation::PassCommittedLocks) =>
+        {
+            return Passage::Ignore;
+        }
+        _ => {}
+    }
     match (caller, ending) {
         (Caller::Writer { .. }, _) => Passage::Cleared,
         (Caller::Reader { ts, .. }, Ending::Committed(commit_ts)) if commit_ts <= ts => {

@@ -6,6 +6,8 @@ use super::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use super::reader::{CommitRecord, Overlapped};
 use super::write_record::{WriteKind, WriteRecord};
 use crate::cluster::key::Key;
+#[cfg(feature = "mutations")]
+use crate::mutation::{self, Mutation};
 
 /// What a missing lock turned out to mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub fn commit(
 ) -> Result<(), MvccError> {
     let start_ts = work.start_ts;
     let (lock, rest) = match work.current_lock(key)? {
+        #[cfg(feature = "mutations")]
+        Some(KeyLock::Exclusive(lock)) if mutation::is(Mutation::CommitAnyLock) => (lock, None),
         Some(KeyLock::Exclusive(lock)) if lock.start_ts == start_ts => (lock, None),
         Some(KeyLock::Shared(mut shared)) => match shared.members.remove(&start_ts) {
             Some(lock) => (lock, Some(shared)),
@@ -50,7 +54,14 @@ pub fn commit(
             return commit_without_lock(work, key, commit_ts, secondary);
         }
     };
-    if commit_ts < lock.min_commit_ts {
+    #[cfg(feature = "mutations")]
+    let commit_ts_floor = match mutation::is(Mutation::CommitBelowPush) {
+        true => 0,
+        false => lock.min_commit_ts,
+    };
+    #[cfg(not(feature = "mutations"))]
+    let commit_ts_floor = lock.min_commit_ts;
+    if commit_ts < commit_ts_floor {
         // Only the primary may be pushed; on another key it is worth a closer look.
         let mvcc = (!key.is_user(&lock.primary)).then(|| super::debug::info(&work.reader, key));
         return Err(MvccError::CommitTsExpired {
@@ -237,6 +248,10 @@ pub fn put_rollback(
     protected: bool,
     overlapped: Option<Overlapped>,
 ) {
+    #[cfg(feature = "mutations")]
+    if mutation::is(Mutation::ForgetRollbacks) {
+        return;
+    }
     let write = match overlapped {
         Some(Overlapped { write, gc_fence }) if protected => WriteRecord {
             overlapped_rollback: true,

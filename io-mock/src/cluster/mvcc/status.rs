@@ -121,6 +121,10 @@ fn status_of_lock(
     let caller = query.caller_start_ts;
     if lock.min_commit_ts != 0 && caller != u64::MAX && caller >= lock.min_commit_ts {
         lock.min_commit_ts = (caller + 1).max(query.current_ts);
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::ForgetPush) {
+            return Ok(alive(&lock, Action::MinCommitTsPushed));
+        }
         work.changes.put_lock(key.clone(), lock.clone());
     }
     let pushed = caller == u64::MAX || (caller != 0 && lock.min_commit_ts > caller);
