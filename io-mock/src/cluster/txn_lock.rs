@@ -25,6 +25,16 @@ struct Wanted {
     shared: bool,
 }
 
+/// How a request runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    First {
+        force: bool,
+    },
+    /// Again, after it has waited; it forces its lock.
+    Resumed,
+}
+
 /// What a lock request comes to when it does not fail as a whole.
 pub(super) enum Outcome {
     Granted(Vec<Granted>),
@@ -51,7 +61,7 @@ impl Cluster {
         request: PessimisticLockRequest,
     ) -> PessimisticLockResponse {
         let force = forces(&request);
-        let result = self.try_pessimistic_lock(now_ms, store, &request, force);
+        let result = self.try_pessimistic_lock(now_ms, store, &request, Run::First { force });
         response(&request, force, result)
     }
 
@@ -64,7 +74,7 @@ impl Cluster {
         request: PessimisticLockRequest,
     ) -> Answer<PessimisticLockResponse> {
         let force = forces(&request);
-        let result = self.try_pessimistic_lock(now_ms, store, &request, force);
+        let result = self.try_pessimistic_lock(now_ms, store, &request, Run::First { force });
         match (result, wait_ms(&request)) {
             (Ok(Outcome::Blocked(blocked)), Some(wait_ms)) if blocked.waitable => {
                 let deadline_ms = now_ms + wait_ms;
@@ -77,13 +87,26 @@ impl Cluster {
         }
     }
 
-    pub(super) fn try_pessimistic_lock(
+    /// Runs a request again that forces its lock. It wants it for itself now, whatever it wanted
+    /// before; that is how TiKV does it.
+    pub(super) fn resume_pessimistic_lock(
         &mut self,
         now_ms: u64,
         store: StoreId,
         request: &PessimisticLockRequest,
-        force: bool,
     ) -> Result<Outcome, Failure> {
+        self.try_pessimistic_lock(now_ms, store, request, Run::Resumed)
+    }
+
+    fn try_pessimistic_lock(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        request: &PessimisticLockRequest,
+        run: Run,
+    ) -> Result<Outcome, Failure> {
+        let resumed = run == Run::Resumed;
+        let force = run != Run::First { force: false };
         let context = request.context.clone().unwrap_or_default();
         let mut wanted = Vec::with_capacity(request.mutations.len());
         for mutation in &request.mutations {
@@ -100,7 +123,7 @@ impl Cluster {
             wanted.push(Wanted {
                 key: Key::from_user(&mutation.key),
                 should_not_exist: mutation.assertion() == Assertion::NotExist,
-                shared,
+                shared: shared && !resumed,
             });
         }
         let check = ApiCheck {
@@ -131,7 +154,7 @@ impl Cluster {
                 )
                 .into());
             }
-            Ok(lock_all(work, &lock, &wanted)?)
+            Ok(lock_all(work, &lock, &wanted, resumed)?)
         })
     }
 }
@@ -140,6 +163,7 @@ fn lock_all(
     work: &mut Work<'_>,
     lock: &LockRequest,
     wanted: &[Wanted],
+    resumed: bool,
 ) -> Result<Outcome, MvccError> {
     let mut granted = Vec::with_capacity(wanted.len());
     for want in wanted {
@@ -147,18 +171,23 @@ fn lock_all(
             Ok(one) => granted.push(one),
             Err(MvccError::KeyIsLocked(lock)) => {
                 work.changes.clear();
+                // A request waits again only for a lock that one transaction has.
+                let waitable = !resumed || lock.shared_lock_infos.is_empty();
                 return Ok(Outcome::Blocked(Blocked {
                     lock,
-                    waitable: true,
+                    waitable,
                     shared: want.shared,
                 }));
             }
-            // Whoever wants the key for itself closes the shared locks to new members first.
+            // Whoever wants the key for itself closes the shared locks to new members first, unless
+            // it has waited already.
             Err(MvccError::NotShrinkOnly(mut shared)) => {
                 work.changes.clear();
-                shared.shrink_only = true;
                 let info = shared.info(want.key.to_user());
-                work.changes.put_shared(want.key.clone(), shared);
+                if !resumed {
+                    shared.shrink_only = true;
+                    work.changes.put_shared(want.key.clone(), shared);
+                }
                 return Ok(Outcome::Blocked(Blocked {
                     lock: Box::new(info),
                     waitable: false,

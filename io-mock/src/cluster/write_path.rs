@@ -151,15 +151,24 @@ impl Cluster {
         region_id: RegionId,
         changes: Changes,
     ) {
-        let locked = self.waited_for(store, &changes);
+        let locked = self.waited_for(store, region_id, &changes);
         let released = changes.released.clone();
         self.apply(now_ms, region_id, changes);
         self.note_new_locks(now_ms, store, locked);
         self.wake(now_ms, store, released);
     }
 
-    /// The locks to be put onto keys that somebody waits for.
-    fn waited_for(&self, store: StoreId, changes: &Changes) -> Vec<(Key, KeyLock)> {
+    /// The locks to be put onto free keys that somebody waits for.
+    fn waited_for(
+        &self,
+        store: StoreId,
+        region_id: RegionId,
+        changes: &Changes,
+    ) -> Vec<(Key, KeyLock)> {
+        let memory = self.regions.get(region_id).map(|it| &it.memory_locks);
+        let is_free = |key: &Key| {
+            self.engine.lock(key).is_none() && memory.is_none_or(|locks| !locks.contains_key(key))
+        };
         let puts = changes.list.iter().filter_map(|change| match change {
             Change::PutLock(key, lock) => Some((key, lock.clone())),
             Change::PutPessimisticLock(key, lock) => Some((key, KeyLock::Exclusive(lock.clone()))),
@@ -169,7 +178,7 @@ impl Cluster {
             | Change::PutValue(..)
             | Change::DeleteValue(..) => None,
         });
-        puts.filter(|(key, _)| self.lock_waits.has_queue(store, key))
+        puts.filter(|(key, _)| self.lock_waits.has_queue(store, key) && is_free(key))
             .map(|(key, lock)| (key.clone(), lock))
             .collect()
     }

@@ -1,7 +1,8 @@
 //! Who waits for whom, and whether one more wait would close a circle.
 //!
-//! A cluster has one detector, on the store that leads its first region; another store starts with
-//! an empty graph. The request whose wait would close a circle is refused, whoever is younger.
+//! A cluster has one detector, on the store that leads its first region. It begins again with an
+//! empty graph whenever that region changes. The request whose wait would close a circle is
+//! refused, whoever is younger.
 //!
 //! Deliberately absent: the network between stores and the detector, and the expiry of edges: a
 //! wait that has ended takes its edges with it.
@@ -13,36 +14,65 @@ use tikv_proto::deadlock::WaitForEntry;
 use tikv_proto::kvrpcpb::Deadlock;
 
 use crate::cluster::key::Key;
-use crate::cluster::region::StoreId;
+use crate::cluster::region::{Region, StoreId};
 
 /// One transaction's wait for another.
 #[derive(Clone, Debug)]
 struct Wait {
-    key: Key,
+    /// In the order they were named; never empty.
+    keys: Vec<Key>,
+    /// What was last said of it.
     tag: Bytes,
+}
+
+/// Where the detector is, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    store: StoreId,
+    region: u64,
+    epoch: (u64, u64),
+    term: u64,
+}
+
+impl Seat {
+    /// The seat at the leader of the first region; `None` while nobody leads it.
+    pub(crate) fn at(first: &Region) -> Option<Seat> {
+        let epoch = first.epoch();
+        Some(Seat {
+            store: first.leader?,
+            region: first.meta.id,
+            epoch: (epoch.version, epoch.conf_ver),
+            term: first.term,
+        })
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> StoreId {
+        self.store
+    }
 }
 
 /// The graph of waits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Detector {
-    /// The store it is on; `None` while nobody leads the first region.
-    store: Option<StoreId>,
-    /// By who waits, then by whom it waits for; the keys in the order they were named.
-    waits: BTreeMap<u64, BTreeMap<u64, Vec<Wait>>>,
+    /// Where it is, if anywhere.
+    seat: Option<Seat>,
+    /// By who waits, then by whom it waits for.
+    waits: BTreeMap<u64, BTreeMap<u64, Wait>>,
 }
 
 impl Detector {
-    /// It is on this store from now on. What it knew stays with the store that had it.
-    pub(crate) fn move_to(&mut self, store: Option<StoreId>) {
-        if self.store != store {
-            self.store = store;
+    /// It is here from now on. If that is news, it forgets what it knew.
+    pub(crate) fn move_to(&mut self, seat: Option<Seat>) {
+        if self.seat != seat {
+            self.seat = seat;
             self.waits.clear();
         }
     }
 
     /// The store that has it has lost its memory.
     pub(crate) fn restart(&mut self, store: StoreId) {
-        if self.store == Some(store) {
+        if self.seat.is_some_and(|seat| seat.store == store) {
             self.waits.clear();
         }
     }
@@ -56,24 +86,23 @@ impl Detector {
         key: &Key,
         tag: &Bytes,
     ) -> Result<(), Box<Deadlock>> {
-        if self.store.is_none() {
+        if self.seat.is_none() {
             return Ok(());
         }
-        let wait = Wait {
-            key: key.clone(),
-            tag: tag.clone(),
-        };
         if let Some(known) = self
             .waits
             .get_mut(&waiter)
             .and_then(|waits| waits.get_mut(&holder))
         {
-            known.push(wait);
+            if !known.keys.contains(key) {
+                known.keys.push(key.clone());
+            }
+            known.tag = tag.clone();
             return Ok(());
         }
         if let Some(mut wait_chain) = self.path(holder, waiter) {
             let leads_back = wait_chain.last().map_or(0, |entry| entry.key_hash);
-            wait_chain.push(entry(waiter, holder, &wait));
+            wait_chain.push(wait_for_entry(waiter, holder, key, tag));
             return Err(Box::new(Deadlock {
                 lock_ts: holder,
                 lock_key: key.to_user(),
@@ -82,8 +111,11 @@ impl Detector {
                 ..Deadlock::default()
             }));
         }
-        let waits = self.waits.entry(waiter).or_default();
-        waits.insert(holder, vec![wait]);
+        let wait = Wait {
+            keys: vec![key.clone()],
+            tag: tag.clone(),
+        };
+        self.waits.entry(waiter).or_default().insert(holder, wait);
         Ok(())
     }
 
@@ -92,11 +124,9 @@ impl Detector {
         let Some(waits) = self.waits.get_mut(&waiter) else {
             return;
         };
-        if let Some(keys) = waits.get_mut(&holder) {
-            if let Some(index) = keys.iter().position(|wait| wait.key == *key) {
-                keys.remove(index);
-            }
-            if keys.is_empty() {
+        if let Some(wait) = waits.get_mut(&holder) {
+            wait.keys.retain(|known| known != key);
+            if wait.keys.is_empty() {
                 waits.remove(&holder);
             }
         }
@@ -105,24 +135,23 @@ impl Detector {
         }
     }
 
-    /// The waits that lead from one transaction to another.
+    /// The waits that lead from one transaction to another. Who waits for itself is in no circle:
+    /// one of those who share a lock may want it alone.
     fn path(&self, from: u64, to: u64) -> Option<Vec<WaitForEntry>> {
-        if from == to {
-            return Some(Vec::new());
-        }
         // Whom each transaction was reached from.
         let mut reached: BTreeMap<u64, u64> = BTreeMap::new();
         let mut open = vec![from];
         while let Some(waiter) = open.pop() {
-            for &holder in self.waits.get(&waiter).into_iter().flat_map(BTreeMap::keys) {
-                if holder == from || reached.contains_key(&holder) {
-                    continue;
-                }
-                reached.insert(holder, waiter);
+            for (&holder, wait) in self.waits.get(&waiter).into_iter().flatten() {
                 if holder == to {
-                    return Some(self.walk_back(from, to, &reached));
+                    let mut entries = self.walk_back(from, waiter, &reached);
+                    entries.extend(entry(waiter, holder, wait));
+                    return Some(entries);
                 }
-                open.push(holder);
+                if holder != from && !reached.contains_key(&holder) {
+                    reached.insert(holder, waiter);
+                    open.push(holder);
+                }
             }
         }
         None
@@ -134,10 +163,8 @@ impl Detector {
         while holder != from
             && let Some(&waiter) = reached.get(&holder)
         {
-            let waits = self.waits.get(&waiter).and_then(|waits| waits.get(&holder));
-            if let Some(wait) = waits.and_then(|waits| waits.first()) {
-                entries.push(entry(waiter, holder, wait));
-            }
+            let wait = self.waits.get(&waiter).and_then(|waits| waits.get(&holder));
+            entries.extend(wait.and_then(|wait| entry(waiter, holder, wait)));
             holder = waiter;
         }
         entries.reverse();
@@ -145,8 +172,9 @@ impl Detector {
     }
 }
 
-fn entry(waiter: u64, holder: u64, wait: &Wait) -> WaitForEntry {
-    wait_for_entry(waiter, holder, &wait.key, &wait.tag)
+fn entry(waiter: u64, holder: u64, wait: &Wait) -> Option<WaitForEntry> {
+    let key = wait.keys.first()?;
+    Some(wait_for_entry(waiter, holder, key, &wait.tag))
 }
 
 /// A wait as clients are told of it.
@@ -166,9 +194,18 @@ pub(crate) fn wait_for_entry(waiter: u64, holder: u64, key: &Key, tag: &Bytes) -
 mod tests {
     use super::*;
 
+    fn seat(store: StoreId, term: u64) -> Option<Seat> {
+        let leader = Some(store);
+        Seat::at(&Region {
+            leader,
+            term,
+            ..Region::default()
+        })
+    }
+
     fn on_store_one() -> Detector {
         let mut detector = Detector::default();
-        detector.move_to(Some(1));
+        detector.move_to(seat(1, 1));
         detector
     }
 
@@ -226,17 +263,31 @@ mod tests {
         assert_eq!(wait(&mut detector, 1, 2, "a"), None);
         assert_eq!(wait(&mut detector, 1, 2, "b"), None);
         detector.forget(1, 2, &Key::from_user(b"a"));
-        assert!(wait(&mut detector, 2, 1, "c").is_some());
+        let deadlock = wait(&mut detector, 2, 1, "c").expect("a circle");
+        assert_eq!(chain(&deadlock), [(1, 2, &b"b"[..]), (2, 1, b"c")]);
         detector.forget(1, 2, &Key::from_user(b"b"));
         assert_eq!(wait(&mut detector, 2, 1, "c"), None);
     }
 
     #[test]
-    fn another_store_starts_with_nothing_and_no_store_finds_nothing() {
+    fn who_waits_for_itself_is_in_no_circle() {
         let mut detector = on_store_one();
+        assert_eq!(wait(&mut detector, 1, 1, "a"), None);
         assert_eq!(wait(&mut detector, 1, 2, "a"), None);
-        detector.move_to(Some(2));
-        assert_eq!(wait(&mut detector, 2, 1, "b"), None);
+        assert_eq!(wait(&mut detector, 3, 1, "b"), None);
+        let deadlock = wait(&mut detector, 2, 1, "a").expect("a circle");
+        assert_eq!(chain(&deadlock), [(1, 2, &b"a"[..]), (2, 1, b"a")]);
+    }
+
+    #[test]
+    fn another_leader_starts_with_nothing_and_no_leader_finds_nothing() {
+        let mut detector = on_store_one();
+        for next in [seat(2, 1), seat(2, 2)] {
+            assert_eq!(wait(&mut detector, 1, 2, "a"), None);
+            detector.move_to(next);
+            assert_eq!(wait(&mut detector, 2, 1, "b"), None);
+            detector.forget(2, 1, &Key::from_user(b"b"));
+        }
         detector.move_to(None);
         assert_eq!(wait(&mut detector, 1, 2, "a"), None);
         assert_eq!(wait(&mut detector, 2, 1, "b"), None);

@@ -61,6 +61,8 @@ pub(super) struct Waiter {
     pub(super) lock: LockInfo,
     /// When another lock has come into its way, if one has.
     pub(super) lock_changed_ms: Option<u64>,
+    /// For whom the detector knows it to wait.
+    pub(super) detected: Vec<u64>,
     pub(super) deadline_ms: u64,
     /// How many releases had woken somebody when it came.
     pub(super) came_after: u64,
@@ -126,19 +128,18 @@ impl LockWaits {
     }
 
     /// Puts a request into the queue of its key, for the first time or again.
-    pub(super) fn push(&mut self, ticket: Ticket, mut waiter: Waiter, again: bool) {
+    pub(super) fn push(&mut self, ticket: Ticket, mut waiter: Waiter) {
         let place = (waiter.store, waiter.key.clone());
         let queue = self.queues.entry(place).or_default();
-        if !again {
-            waiter.came_after = queue.releases;
-        }
+        waiter.came_after = queue.releases;
         queue.order.insert((waiter.start_ts(), ticket));
         self.timeouts.insert((waiter.deadline_ms, ticket));
         self.waiters.insert(ticket, waiter);
     }
 
-    /// Takes a request out, and what was known of its queue if it was the last.
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+    /// Takes a request out, and what was known of its queue if it was the last. It still counts as
+    /// one that waits.
+    fn take(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
         self.timeouts.remove(&(waiter.deadline_ms, ticket));
         let place = (waiter.store, waiter.key.clone());
@@ -151,24 +152,31 @@ impl LockWaits {
                 self.queues.remove(&place);
             }
         }
-        let key = &waiter.key;
-        for holder in waiter.holders() {
-            self.detector.forget(waiter.start_ts(), holder, key);
-        }
         Some(waiter)
     }
 
-    /// The lock in a request's way is another one now.
-    pub(super) fn set_lock(&mut self, ticket: Ticket, lock: LockInfo, now_ms: u64) {
-        if let Some(waiter) = self.waiters.get_mut(&ticket) {
-            waiter.lock = lock;
-            waiter.lock_changed_ms = Some(now_ms);
+    /// Takes a request out that does not wait any more.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let mut waiter = self.take(ticket)?;
+        self.forget(&mut waiter);
+        Some(waiter)
+    }
+
+    /// A request does not wait any more.
+    pub(super) fn forget(&mut self, waiter: &mut Waiter) {
+        for holder in std::mem::take(&mut waiter.detected) {
+            self.detector.forget(waiter.start_ts(), holder, &waiter.key);
         }
     }
 
     /// A request that waits.
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter> {
         self.waiters.get(&ticket)
+    }
+
+    /// A request that waits, to change what is known of it.
+    pub(super) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter> {
+        self.waiters.get_mut(&ticket)
     }
 
     /// Those who wait for a key, in order.
@@ -226,7 +234,7 @@ impl LockWaits {
         }
         let group = group.into_iter();
         group
-            .filter_map(|ticket| self.remove(ticket).map(|waiter| (ticket, waiter)))
+            .filter_map(|ticket| self.take(ticket).map(|waiter| (ticket, waiter)))
             .collect()
     }
 
@@ -251,7 +259,7 @@ impl LockWaits {
             if waits.is_none_or(|one| one.came_after >= releases) {
                 break;
             }
-            if let Some(waiter) = self.remove(ticket) {
+            if let Some(waiter) = self.take(ticket) {
                 let takes_it = waiter.force;
                 popped.push((ticket, waiter));
                 if takes_it {

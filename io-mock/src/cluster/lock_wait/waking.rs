@@ -6,11 +6,11 @@
 
 use tikv_proto::kvrpcpb::write_conflict::Reason;
 use tikv_proto::kvrpcpb::{
-    GetLockWaitInfoRequest, GetLockWaitInfoResponse, PessimisticLockRequest,
+    GetLockWaitInfoRequest, GetLockWaitInfoResponse, LockInfo, PessimisticLockRequest,
     PessimisticLockResponse,
 };
 
-use super::detector::wait_for_entry;
+use super::detector::{Seat, wait_for_entry};
 use super::{Due, Release, Ticket, WAIT_MS_MAX, Waiter};
 use crate::cluster::Cluster;
 use crate::cluster::failure::{GrpcCode, GrpcError};
@@ -74,11 +74,10 @@ impl Cluster {
             let Some(waiter) = self.lock_waits.get(ticket) else {
                 continue;
             };
-            let tag = tag(waiter);
-            for holder in waiter.holders() {
-                let entry = wait_for_entry(waiter.start_ts(), holder, &waiter.key, &tag);
-                entries.push(entry);
-            }
+            // A lock that several share is nobody's.
+            let holder = waiter.lock.lock_version;
+            let entry = wait_for_entry(waiter.start_ts(), holder, &waiter.key, &tag(waiter));
+            entries.push(entry);
         }
         GetLockWaitInfoResponse {
             entries,
@@ -95,7 +94,7 @@ impl Cluster {
         force: bool,
         blocked: Blocked,
     ) -> Result<Ticket, MvccError> {
-        let waiter = Waiter {
+        let mut waiter = Waiter {
             store,
             key: Key::from_user(&blocked.lock.key),
             request,
@@ -103,39 +102,39 @@ impl Cluster {
             force,
             lock: *blocked.lock,
             lock_changed_ms: None,
+            detected: Vec::new(),
             deadline_ms,
             came_after: 0,
         };
-        self.detect(&waiter)?;
+        self.detect(&mut waiter)?;
         let ticket = self.lock_waits.issue();
-        self.lock_waits.push(ticket, waiter, false);
+        self.lock_waits.push(ticket, waiter);
         Ok(ticket)
     }
 
     /// Makes known whom a request waits for.
-    fn detect(&mut self, waiter: &Waiter) -> Result<(), MvccError> {
+    fn detect(&mut self, waiter: &mut Waiter) -> Result<(), MvccError> {
         // The first lock of a transaction can't be in anybody's way.
         if waiter.request.is_first_lock {
             return Ok(());
         }
-        let first = self.regions.find(&[]);
-        let store = first.and_then(|region| region.leader);
-        let store = store.filter(|store| self.is_up(*store));
-        let (start_ts, tag, holders) = (waiter.start_ts(), tag(waiter), waiter.holders());
-        let detector = &mut self.lock_waits.detector;
-        detector.move_to(store);
-        for (index, holder) in holders.iter().enumerate() {
-            if let Err(deadlock) = detector.detect(start_ts, *holder, &waiter.key, &tag) {
-                for known in &holders[..index] {
-                    detector.forget(start_ts, *known, &waiter.key);
-                }
+        let seat = self.regions.find(&[]).and_then(Seat::at);
+        let seat = seat.filter(|seat| self.is_up(seat.store()));
+        self.lock_waits.detector.move_to(seat);
+        let (start_ts, tag) = (waiter.start_ts(), tag(waiter));
+        for holder in waiter.holders() {
+            let detector = &mut self.lock_waits.detector;
+            if let Err(deadlock) = detector.detect(start_ts, holder, &waiter.key, &tag) {
+                self.lock_waits.forget(waiter);
                 return Err(MvccError::Deadlock(deadlock));
             }
+            waiter.detected.push(holder);
         }
         Ok(())
     }
 
-    /// Locks were put onto these keys of a store: who waits for one of them now waits for these.
+    /// Keys of a store that were free are locked: who waits for one of them now waits for these
+    /// locks.
     pub(in crate::cluster) fn note_new_locks(
         &mut self,
         now_ms: u64,
@@ -148,30 +147,41 @@ impl Cluster {
                 KeyLock::Shared(shared) => shared.info(key.to_user()),
             };
             for ticket in self.lock_waits.queue(store, &key) {
-                let Some(waiter) = self.lock_waits.get(ticket) else {
-                    continue;
-                };
-                let mut changed = waiter.clone();
-                changed.lock = info.clone();
-                let before = waiter.holders();
-                if before == changed.holders() {
-                    continue;
-                }
-                for holder in before {
-                    let detector = &mut self.lock_waits.detector;
-                    detector.forget(changed.start_ts(), holder, &key);
-                }
-                self.lock_waits.set_lock(ticket, info.clone(), now_ms);
-                // Who will be told of the release asks again anyway.
-                if changed.force
-                    && let Err(error) = self.detect(&changed)
-                {
+                if let Err(error) = self.note_new_lock(now_ms, ticket, &info) {
                     self.lock_waits.remove(ticket);
-                    self.woken
-                        .push((ticket, Ok(failed_response(&error, changed.force))));
+                    self.woken.push((ticket, Ok(failed_response(&error, true))));
                 }
             }
         }
+    }
+
+    fn note_new_lock(
+        &mut self,
+        now_ms: u64,
+        ticket: Ticket,
+        lock: &LockInfo,
+    ) -> Result<(), MvccError> {
+        let Some(waiter) = self.lock_waits.get_mut(ticket) else {
+            return Ok(());
+        };
+        waiter.lock_changed_ms = Some(now_ms);
+        let both_shared =
+            !waiter.lock.shared_lock_infos.is_empty() && !lock.shared_lock_infos.is_empty();
+        if waiter.lock.lock_version == lock.lock_version && !both_shared {
+            return Ok(());
+        }
+        waiter.lock = lock.clone();
+        // Who will be told of the release asks again anyway.
+        if !waiter.force {
+            return Ok(());
+        }
+        let mut waiter = waiter.clone();
+        self.lock_waits.forget(&mut waiter);
+        let result = self.detect(&mut waiter);
+        if let Some(known) = self.lock_waits.get_mut(ticket) {
+            known.detected = waiter.detected;
+        }
+        result
     }
 
     /// Locks were released on a store: the first who wait for them are woken.
@@ -197,11 +207,12 @@ impl Cluster {
     }
 
     fn wake_popped(&mut self, now_ms: u64, release: Release, popped: Vec<(Ticket, Waiter)>) {
-        for (ticket, waiter) in popped {
+        for (ticket, mut waiter) in popped {
             if waiter.force {
                 self.resume(now_ms, ticket, waiter);
                 continue;
             }
+            self.lock_waits.forget(&mut waiter);
             let error = MvccError::WriteConflict {
                 start_ts: waiter.start_ts(),
                 conflict_start_ts: release.start_ts,
@@ -217,23 +228,18 @@ impl Cluster {
 
     /// Runs a request again that forces its lock.
     fn resume(&mut self, now_ms: u64, ticket: Ticket, mut waiter: Waiter) {
-        let result = self.try_pessimistic_lock(now_ms, waiter.store, &waiter.request, true);
+        let result = self.resume_pessimistic_lock(now_ms, waiter.store, &waiter.request);
         let answer = match result {
+            // Somebody was faster; that one's lock has been noted.
             Ok(Outcome::Blocked(blocked)) if blocked.waitable => {
-                waiter.lock = *blocked.lock;
-                waiter.lock_changed_ms = Some(now_ms);
-                match self.detect(&waiter) {
-                    Ok(()) => {
-                        self.lock_waits.push(ticket, waiter, true);
-                        return;
-                    }
-                    Err(error) => failed_response(&error, true),
-                }
+                waiter.shared = false;
+                self.lock_waits.push(ticket, waiter);
+                return;
             }
-            Ok(outcome @ Outcome::Granted(_)) => response(&waiter.request, true, Ok(outcome)),
             Ok(Outcome::Blocked(blocked)) => {
                 failed_response(&MvccError::KeyIsLocked(blocked.lock), true)
             }
+            Ok(outcome @ Outcome::Granted(_)) => response(&waiter.request, true, Ok(outcome)),
             // A request that has waited is answered key by key, whatever went wrong.
             Err(failure) => {
                 let told = response(&waiter.request, true, Err(failure));
@@ -243,6 +249,7 @@ impl Cluster {
                 }
             }
         };
+        self.lock_waits.forget(&mut waiter);
         self.woken.push((ticket, Ok(answer)));
     }
 

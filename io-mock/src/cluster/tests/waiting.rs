@@ -1,16 +1,21 @@
 //! Waiting for locks: who is woken, in which order, and what everybody is told.
 
 use bytes::Bytes;
+use tikv_proto::deadlock::WaitForEntry;
 use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::DoPessimisticCheck;
 use tikv_proto::kvrpcpb::write_conflict::Reason;
 use tikv_proto::kvrpcpb::{
     GetLockWaitInfoRequest, KeyError, LockInfo, Op, PessimisticLockKeyResultType,
     PessimisticLockRequest, PessimisticLockResponse, PessimisticLockWakeUpMode,
+    PessimisticRollbackRequest,
 };
 
 use super::{Bench, NOW, mutation, put};
 use crate::cluster::failure::GrpcCode;
+use crate::cluster::key::Key;
 use crate::cluster::lock_wait::{Answer, Ticket, WAIT_MS_MAX, WAKE_UP_DELAY_MS};
+use crate::cluster::region::StoreId;
+use crate::dispatch;
 
 /// A request for one key that may wait as long as the server lets it.
 fn wish(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
@@ -80,6 +85,12 @@ impl Bench {
         woken
             .map(|(ticket, answer)| (ticket, answer.expect("the store is up")))
             .collect()
+    }
+
+    /// Who waits for whom on a store.
+    fn lock_wait_info(&mut self, store: StoreId) -> Vec<WaitForEntry> {
+        let request = GetLockWaitInfoRequest::default();
+        self.cluster.get_lock_wait_info(NOW, store, request).entries
     }
 
     fn tickets(&mut self, now_ms: u64) -> Vec<Ticket> {
@@ -404,21 +415,110 @@ fn a_wait_outlives_its_region_s_leader() {
 }
 
 #[test]
+fn a_forced_request_meets_the_region_as_it_is_when_its_turn_comes() {
+    let mut b = Bench::new();
+    b.must_lock(b"k", b"k", 10, 10);
+    let (context, _) = b.to(b"k");
+    let region = context.expect("a context").region_id;
+    let takes = b.must_wait(NOW, forced(b"k", 20));
+    b.cluster
+        .split(NOW, region, &[Key::from_user(b"z").encoded().clone()]);
+    assert_eq!(b.tickets(NOW), []);
+    b.must_rollback(b"k", 10);
+    let woken = b.woken(NOW);
+    assert_eq!((woken.len(), woken[0].0), (1, takes));
+    let error = woken[0].1.region_error.as_ref().expect("a region error");
+    assert!(error.epoch_not_match.is_some());
+    assert_eq!(
+        result_type(&woken[0].1),
+        PessimisticLockKeyResultType::LockResultFailed
+    );
+    assert!(woken[0].1.errors.is_empty());
+    b.must_unlocked(b"k");
+}
+
+#[test]
+fn who_wants_a_shared_lock_alone_waits_for_all_who_have_it() {
+    let mut b = Bench::new();
+    for start_ts in [10, 20] {
+        assert!(b.must_not_wait(shared(b"k", start_ts)).errors.is_empty());
+    }
+    // The first wish only closes the lock to others.
+    assert_eq!(locked(&b.must_not_wait(wish(b"k", 30))).lock_version, 0);
+    let alone = b.must_wait(NOW, wish(b"k", 30));
+    let told = b.lock_wait_info(1);
+    assert_eq!((told.len(), told[0].wait_for_txn), (1, 0));
+    // Each of them is in its way.
+    b.must_lock(b"other", b"other", 30, 30);
+    for start_ts in [10, 20] {
+        let response = b.must_not_wait(wish(b"other", start_ts));
+        let deadlock = only_error(&response).deadlock.as_ref().expect("a deadlock");
+        let chain = deadlock.wait_chain.iter();
+        let chain: Vec<_> = chain.map(|one| (one.txn, one.wait_for_txn)).collect();
+        assert_eq!(chain, [(30, start_ts), (start_ts, 30)]);
+    }
+    // One who leaves changes nothing, the last one wakes it.
+    b.pessimistic_rollback(b"k", 10, 10);
+    assert_eq!(b.tickets(NOW + 1), []);
+    b.pessimistic_rollback(b"k", 20, 20);
+    let woken = b.woken(NOW + 2);
+    assert_eq!((woken.len(), woken[0].0), (1, alone));
+    assert_eq!(release(&woken[0].1), (20, 0));
+}
+
+#[test]
+fn one_of_those_who_share_a_lock_may_wait_for_it_alone() {
+    let mut b = Bench::new();
+    for start_ts in [10, 20] {
+        assert!(b.must_not_wait(shared(b"k", start_ts)).errors.is_empty());
+    }
+    b.must_not_wait(wish(b"k", 10));
+    b.must_wait(NOW, wish(b"k", 10));
+    // If both do, they are a circle.
+    let response = b.must_not_wait(wish(b"k", 20));
+    assert!(only_error(&response).deadlock.is_some());
+}
+
+#[test]
+fn a_wait_that_is_over_is_not_ended_by_what_happens_later() {
+    let mut b = Bench::new();
+    b.must_lock(b"k", b"k", 10, 10);
+    let (context, store) = b.to(b"k");
+    let request = PessimisticLockRequest {
+        context: context.clone(),
+        wait_timeout: 100,
+        ..wish(b"k", 20)
+    };
+    let begun = dispatch::begin(&mut b.cluster, NOW, store, request.into());
+    let Ok(Answer::Later(ticket)) = begun else {
+        panic!("must wait, but got {begun:?}")
+    };
+    // Nobody has looked when its time was over; the release is later all the same.
+    let release = PessimisticRollbackRequest {
+        context,
+        keys: vec!["k".into()],
+        start_version: 10,
+        for_update_ts: 10,
+    };
+    let released = dispatch::store(&mut b.cluster, NOW + 101, store, release.into());
+    assert!(released.is_ok());
+    let woken = b.woken(NOW + 101);
+    assert_eq!((woken.len(), woken[0].0), (1, ticket));
+    assert_eq!(locked(&woken[0].1).lock_version, 10);
+}
+
+#[test]
 fn a_store_tells_who_waits_for_whom() {
     let mut b = Bench::new();
     b.must_lock(b"k", b"k", 10, 10);
     b.must_wait(NOW, wish(b"k", 20));
-    let entries = |b: &mut Bench, store| {
-        let request = GetLockWaitInfoRequest::default();
-        b.cluster.get_lock_wait_info(NOW, store, request).entries
-    };
-    let told = entries(&mut b, 1);
+    let told = b.lock_wait_info(1);
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].txn, told[0].wait_for_txn), (20, 10));
     assert_eq!(told[0].key, "k");
     assert_eq!(told[0].key_hash, farmhash::fingerprint64(b"k"));
     assert_eq!(told[0].resource_group_tag, "tag 20");
-    assert_eq!(entries(&mut b, 2), []);
+    assert_eq!(b.lock_wait_info(2), []);
     b.must_rollback(b"k", 10);
-    assert_eq!(entries(&mut b, 1), []);
+    assert_eq!(b.lock_wait_info(1), []);
 }
