@@ -9,14 +9,18 @@ use tikv_core::driver::{Driver, Endpoint, Instant, Io, Operation, Rpc, Transport
 use tikv_core::wire::{Command, Response};
 use tikv_io_mock::LocalCluster;
 use tikv_io_mock::cluster::Cluster;
+use tikv_io_mock::cluster::lock_wait::WAIT_MS_MAX;
 use tikv_io_mock::in_process::LocalDriver;
 use tikv_io_mock::serve::ServedCluster;
-use tikv_io_mock::sim::{Latency, Report, Sim, SimDriver, Simulation};
+use tikv_io_mock::sim::{Faults, Latency, Mark, Marks, Report, Sim, SimDriver, Simulation};
 use tikv_io_tokio::{IoConfig, TokioDriver};
 use tikv_proto::kvrpcpb::{
     self, GetLockWaitInfoRequest, Mutation, Op, PessimisticLockResponse, PessimisticLockWakeUpMode,
     PessimisticRollbackRequest,
 };
+
+/// How long a request may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a wish for a lock ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,26 +66,26 @@ fn release(key: &'static str, start_ts: u64) -> PessimisticRollbackRequest {
     }
 }
 
-/// Brings a request to the store that leads the only region.
-fn to_leader(cluster: &Cluster, command: Command) -> Rpc {
-    let region = cluster.regions().iter().next().expect("a region");
-    let peer = *region.leader_peer().expect("a leader");
-    let store = cluster.store(peer.store_id).expect("its store");
+/// Brings a request to the store that leads the first region; `None` while there is none.
+fn to_leader(cluster: &Cluster, command: Command, deadline: Instant) -> Option<Rpc> {
+    let region = cluster.regions().find(b"")?;
+    let peer = *region.leader_peer()?;
+    let store = cluster.store(peer.store_id)?;
     let context = kvrpcpb::Context {
         region_id: region.meta.id,
         region_epoch: region.meta.region_epoch,
         peer: Some(peer),
         ..Default::default()
     };
-    Rpc {
+    Some(Rpc {
         endpoint: Endpoint::Store {
             id: peer.store_id,
             address: store.meta.address.as_str().into(),
         },
         context: Some(Box::new(context)),
         command: Arc::new(command),
-        deadline: Instant::FAR_FUTURE,
-    }
+        deadline,
+    })
 }
 
 fn told(answer: &PessimisticLockResponse) -> Told {
@@ -108,7 +112,9 @@ trait Stage {
     fn with<T>(&self, look: impl FnOnce(&mut Cluster) -> T) -> T;
 
     async fn ask(&self, command: impl Into<Command>) -> Result<Response, TransportError> {
-        let rpc = self.with(|cluster| to_leader(cluster, command.into()));
+        let deadline = self.driver().now() + PATIENCE;
+        let rpc = self.with(|cluster| to_leader(cluster, command.into(), deadline));
+        let rpc = rpc.ok_or(TransportError::Closed { sent: false })?;
         let ask = Operation::new("ask", |io: Io| async move { io.send(rpc).await });
         self.driver().run(ask).await
     }
@@ -287,6 +293,59 @@ fn simulated() {
             assert_eq!(simulate(seed, framed), simulate(seed, framed));
         }
     }
+}
+
+/// Some of three keys are locked and released, whatever comes of it.
+async fn scramble(sim: Sim, client: u64) {
+    let mut chance = sim.chance(&format!("client {client}"));
+    let driver = sim.driver();
+    let stage = Simulated { sim, driver };
+    for round in 1..=15 {
+        let start_ts = round * 10 + client;
+        let mut keys = ["a", "b", "c"].map(|key| chance.coin().then_some(key));
+        if chance.coin() {
+            keys.reverse();
+        }
+        for key in keys.into_iter().flatten() {
+            let wish = match chance.coin() {
+                true => forced(key, start_ts),
+                false => lock(key, start_ts, 0),
+            };
+            // A request that goes away waits on at its store.
+            drop(stage.sim.may_cancel(stage.ask(wish)).await);
+        }
+        for key in keys.into_iter().flatten() {
+            drop(stage.ask(release(key, start_ts)).await);
+        }
+    }
+}
+
+fn scrambled(seed: u64) -> Report {
+    let simulation = Simulation::seed(seed).faults(Faults::all());
+    simulation.run(async |sim| {
+        let clients = (1..=4).map(|client| sim.spawn(scramble(sim.clone(), client)));
+        let clients: Vec<_> = clients.collect();
+        for client in clients {
+            client.await;
+        }
+        sim.quiet().await;
+        sim.sleep(Duration::from_millis(WAIT_MS_MAX)).await;
+        assert_eq!(sim.cluster(|cluster| cluster.next_wake_ms()), None);
+        Ok(())
+    })
+}
+
+#[test]
+fn no_fault_keeps_a_request_waiting() {
+    let mut marks = Marks::default();
+    for seed in 0..60 {
+        let report = scrambled(seed);
+        marks = marks.union(report.marks);
+        if seed < 10 {
+            assert_eq!(report, scrambled(seed));
+        }
+    }
+    assert!(marks.has(Mark::WaitedForLock) && marks.has(Mark::Deadlock));
 }
 
 struct Served {

@@ -81,6 +81,10 @@ marks! {
     PrewriteMetLock = "prewrite met a lock", usual;
     /// A prewrite met a newer commit.
     WriteConflict = "write conflict", usual;
+    /// A request waited for a lock.
+    WaitedForLock = "a request waited for a lock", rare;
+    /// Transactions waited for each other.
+    Deadlock = "deadlock", rare;
     /// A commit found its lock gone.
     CommitLockGone = "commit found its lock gone", usual;
     /// A transaction that is alive was found and left alone.

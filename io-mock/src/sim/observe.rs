@@ -43,6 +43,11 @@ pub(super) fn digest(digest: &mut Digest, asked: Asked<'_>, outcome: &Outcome) {
                 digest.bytes(&mutation.value);
             });
         }
+        Command::PessimisticLock(lock) => {
+            digest.word(lock.start_version);
+            let mutations = lock.mutations.iter();
+            mutations.for_each(|mutation| digest.bytes(&mutation.key));
+        }
         Command::Commit(commit) => {
             digest.word(commit.commit_version);
             commit.keys.iter().for_each(|key| digest.bytes(key));
@@ -120,6 +125,16 @@ fn answer_marks(marks: &mut Marks, command: &Command, response: &Response) {
                 }
                 if error.conflict.is_some() {
                     marks.reach(Mark::WriteConflict);
+                }
+            }
+        }
+        (_, Response::PessimisticLock(lock)) => {
+            for error in &lock.errors {
+                if error.conflict.is_some() {
+                    marks.reach(Mark::WriteConflict);
+                }
+                if error.deadlock.is_some() {
+                    marks.reach(Mark::Deadlock);
                 }
             }
         }
@@ -274,6 +289,12 @@ impl fmt::Display for Exchange<'_> {
                     )?;
                 }
             }
+            Command::PessimisticLock(lock) => {
+                write!(f, " {} at {}", lock.start_version, lock.for_update_ts)?;
+                for mutation in &lock.mutations {
+                    write!(f, " {}", show(&mutation.key))?;
+                }
+            }
             Command::Commit(commit) => {
                 write!(f, " {} at {}", commit.start_version, commit.commit_version)?;
             }
@@ -329,6 +350,16 @@ fn describe(f: &mut fmt::Formatter<'_>, response: &Response) -> fmt::Result {
             conflict.conflict_ts,
             conflict.conflict_commit_ts
         ),
+        KeyError {
+            deadlock: Some(deadlock),
+            ..
+        } => {
+            f.write_str("deadlock:")?;
+            deadlock.wait_chain.iter().try_for_each(|wait| {
+                let key = show(&wait.key);
+                write!(f, " {} waits for {} on {key}", wait.txn, wait.wait_for_txn)
+            })
+        }
         other => write!(f, "{other:?}"),
     };
     match response {
@@ -346,11 +377,13 @@ fn describe(f: &mut fmt::Formatter<'_>, response: &Response) -> fmt::Result {
             }
             Ok(())
         }
-        Response::Prewrite(prewrite) if prewrite.errors.is_empty() => f.write_str("locked"),
-        Response::Prewrite(prewrite) => prewrite
-            .errors
-            .iter()
-            .try_for_each(|error| refused(f, error)),
+        Response::Prewrite(kvrpcpb::PrewriteResponse { errors, .. })
+        | Response::PessimisticLock(kvrpcpb::PessimisticLockResponse { errors, .. }) => {
+            match errors.as_slice() {
+                [] => f.write_str("locked"),
+                errors => errors.iter().try_for_each(|error| refused(f, error)),
+            }
+        }
         Response::Commit(commit) => match &commit.error {
             Some(error) => refused(f, error),
             None => f.write_str("committed"),

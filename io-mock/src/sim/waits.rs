@@ -14,6 +14,7 @@ use tikv_core::wire::{Command, Response};
 use tikv_proto::kvrpcpb::Context;
 
 use super::flights::FlightKey;
+use super::marks::Mark;
 use super::network::ClientId;
 use super::observe::Asked;
 use super::streams::Unanswered;
@@ -59,6 +60,7 @@ impl World {
         asked: Asked<'_>,
         address: &Arc<str>,
     ) {
+        self.audit.mark(Mark::WaitedForLock);
         self.audit.note(self.now, || {
             format!("{client} {node} {} waits", asked.command.label())
         });
