@@ -292,4 +292,86 @@ mod tests {
         assert_eq!(wait(&mut detector, 1, 2, "a"), None);
         assert_eq!(wait(&mut detector, 2, 1, "b"), None);
     }
+
+    /// Refused because of a wait for this key.
+    fn refused_for(detector: &mut Detector, waiter: u64, holder: u64, key: &str) -> u64 {
+        let deadlock = wait(detector, waiter, holder, key).expect("a circle");
+        deadlock.deadlock_key_hash
+    }
+
+    #[test]
+    fn test_detect_table() {
+        let mut detector = on_store_one();
+        let hash = |key: &str| farmhash::fingerprint64(key.as_bytes());
+        let forget = |detector: &mut Detector, waiter, holder, key: &str| {
+            detector.forget(waiter, holder, &Key::from_user(key.as_bytes()));
+        };
+        assert_eq!(wait(&mut detector, 1, 2, "2"), None);
+        assert_eq!(refused_for(&mut detector, 2, 1, "1"), hash("2"));
+        assert_eq!(wait(&mut detector, 2, 3, "3"), None);
+        assert_eq!(refused_for(&mut detector, 3, 1, "1"), hash("3"));
+        forget(&mut detector, 2, 3, "3");
+        // The circle is broken; a wait for several keys lasts as long as one of them.
+        for key in ["1", "2", "2"] {
+            assert_eq!(wait(&mut detector, 3, 1, key), None);
+        }
+        assert_eq!(wait(&mut detector, 3, 2, "2"), None);
+        forget(&mut detector, 3, 1, "1");
+        assert_eq!(refused_for(&mut detector, 1, 3, "3"), hash("2"));
+        forget(&mut detector, 3, 1, "2");
+        assert_eq!(refused_for(&mut detector, 2, 3, "3"), hash("2"));
+        forget(&mut detector, 3, 2, "2");
+        assert_eq!(wait(&mut detector, 1, 3, "3"), None);
+        // There is nothing to forget.
+        forget(&mut detector, 3, 1, "1");
+    }
+
+    /// The last of these waits closes a circle, of which all the others are told that are in it.
+    fn check_chain(waits: &[(u64, u64)]) {
+        let mut detector = on_store_one();
+        let (&(waiter, holder), before) = waits.split_last().expect("some waits");
+        for (waiter, holder) in before {
+            let key = format!("k{waiter}{holder}");
+            assert_eq!(wait(&mut detector, *waiter, *holder, &key), None);
+        }
+        let key = format!("k{waiter}{holder}");
+        let deadlock = wait(&mut detector, waiter, holder, &key).expect("a circle");
+        let mut at = holder;
+        for entry in &deadlock.wait_chain {
+            assert_eq!(entry.txn, at, "{waits:?}");
+            at = entry.wait_for_txn;
+            assert!(waits.contains(&(entry.txn, at)), "{waits:?}");
+            assert_eq!(entry.key, format!("k{}{at}", entry.txn));
+            assert_eq!(entry.key_hash, farmhash::fingerprint64(&entry.key));
+            assert_eq!(entry.resource_group_tag, format!("tag {}", entry.txn));
+        }
+        // It ends with the wait that was refused.
+        assert_eq!(at, holder, "{waits:?}");
+        let last = deadlock.wait_chain.last().expect("a wait");
+        assert_eq!((last.txn, last.wait_for_txn), (waiter, holder));
+    }
+
+    #[test]
+    fn test_deadlock_generating_wait_chain() {
+        check_chain(&[(1, 2), (2, 1)]);
+        check_chain(&[(1, 2), (2, 3), (3, 1)]);
+        check_chain(&[(1, 2), (2, 3), (2, 4), (4, 1)]);
+        let mut waits = [(1, 2), (1, 3), (2, 4), (3, 5), (2, 5), (5, 6), (6, 1)];
+        check_chain(&waits);
+        // In every order of the first six, by Heap's algorithm.
+        let mut turns = [0; 6];
+        let mut place = 1;
+        while place < 6 {
+            if turns[place] < place {
+                let other = if place % 2 == 0 { 0 } else { turns[place] };
+                waits.swap(other, place);
+                check_chain(&waits);
+                turns[place] += 1;
+                place = 1;
+            } else {
+                turns[place] = 0;
+                place += 1;
+            }
+        }
+    }
 }

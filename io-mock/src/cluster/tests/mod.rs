@@ -3,6 +3,7 @@
 //! [`Bench`] speaks the vocabulary of those tests, so that a case reads as it does there.
 
 mod backward_scanner;
+mod deadlocks;
 mod end_actions;
 mod ending;
 mod flushing;
@@ -11,6 +12,7 @@ mod greatest_timestamp;
 mod kv_service;
 mod lock_actions;
 mod lock_conflict;
+mod lock_queue;
 mod locking;
 mod looks;
 mod mvcc_txn;

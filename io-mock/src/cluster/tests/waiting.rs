@@ -18,7 +18,7 @@ use crate::cluster::region::StoreId;
 use crate::dispatch;
 
 /// A request for one key that may wait as long as the server lets it.
-fn wish(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
+pub(super) fn wish(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
     PessimisticLockRequest {
         mutations: vec![mutation(Op::PessimisticLock, key, b"")],
         primary_lock: Bytes::copy_from_slice(key),
@@ -29,14 +29,14 @@ fn wish(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
     }
 }
 
-fn forced(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
+pub(super) fn forced(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
     PessimisticLockRequest {
         wake_up_mode: PessimisticLockWakeUpMode::WakeUpModeForceLock.into(),
         ..wish(key, start_ts)
     }
 }
 
-fn shared(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
+pub(super) fn shared(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
     PessimisticLockRequest {
         mutations: vec![mutation(Op::SharedPessimisticLock, key, b"")],
         ..wish(key, start_ts)
@@ -44,7 +44,7 @@ fn shared(key: &[u8], start_ts: u64) -> PessimisticLockRequest {
 }
 
 impl Bench {
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         now_ms: u64,
         request: PessimisticLockRequest,
@@ -58,21 +58,29 @@ impl Bench {
         self.cluster.begin_pessimistic_lock(now_ms, store, request)
     }
 
-    fn must_wait(&mut self, now_ms: u64, request: PessimisticLockRequest) -> Ticket {
+    pub(super) fn must_wait(&mut self, now_ms: u64, request: PessimisticLockRequest) -> Ticket {
         match self.begin(now_ms, request) {
             Answer::Later(ticket) => ticket,
             Answer::Now(response) => panic!("must wait, but got {response:?}"),
         }
     }
 
-    fn must_not_wait(&mut self, request: PessimisticLockRequest) -> PessimisticLockResponse {
+    pub(super) fn must_not_wait(
+        &mut self,
+        request: PessimisticLockRequest,
+    ) -> PessimisticLockResponse {
         match self.begin(NOW, request) {
             Answer::Now(response) => response,
             Answer::Later(_) => panic!("must be answered at once"),
         }
     }
 
-    fn must_prewrite_pessimistic(&mut self, key: &[u8], start_ts: u64, for_update_ts: u64) {
+    pub(super) fn must_prewrite_pessimistic(
+        &mut self,
+        key: &[u8],
+        start_ts: u64,
+        for_update_ts: u64,
+    ) {
         let value = put(key, b"value");
         let error =
             self.pessimistic_prewrite(value, key, start_ts, for_update_ts, DoPessimisticCheck);
@@ -80,7 +88,7 @@ impl Bench {
     }
 
     /// Who has stopped waiting by now, and with which answer.
-    fn woken(&mut self, now_ms: u64) -> Vec<(Ticket, PessimisticLockResponse)> {
+    pub(super) fn woken(&mut self, now_ms: u64) -> Vec<(Ticket, PessimisticLockResponse)> {
         let woken = self.cluster.take_woken(now_ms).into_iter();
         woken
             .map(|(ticket, answer)| (ticket, answer.expect("the store is up")))
@@ -88,34 +96,34 @@ impl Bench {
     }
 
     /// Who waits for whom on a store.
-    fn lock_wait_info(&mut self, store: StoreId) -> Vec<WaitForEntry> {
+    pub(super) fn lock_wait_info(&mut self, store: StoreId) -> Vec<WaitForEntry> {
         let request = GetLockWaitInfoRequest::default();
         self.cluster.get_lock_wait_info(NOW, store, request).entries
     }
 
-    fn tickets(&mut self, now_ms: u64) -> Vec<Ticket> {
+    pub(super) fn tickets(&mut self, now_ms: u64) -> Vec<Ticket> {
         let woken = self.woken(now_ms).into_iter();
         woken.map(|(ticket, _)| ticket).collect()
     }
 }
 
-fn only_error(response: &PessimisticLockResponse) -> &KeyError {
+pub(super) fn only_error(response: &PessimisticLockResponse) -> &KeyError {
     assert_eq!(response.errors.len(), 1, "{response:?}");
     &response.errors[0]
 }
 
-fn locked(response: &PessimisticLockResponse) -> &LockInfo {
+pub(super) fn locked(response: &PessimisticLockResponse) -> &LockInfo {
     only_error(response).locked.as_ref().expect("locked")
 }
 
 /// Of the release that a conflict tells of: who held the lock and where it committed.
-fn release(response: &PessimisticLockResponse) -> (u64, u64) {
+pub(super) fn release(response: &PessimisticLockResponse) -> (u64, u64) {
     let conflict = only_error(response).conflict.as_ref().expect("a conflict");
     assert_eq!(conflict.reason(), Reason::PessimisticRetry);
     (conflict.conflict_ts, conflict.conflict_commit_ts)
 }
 
-fn result_type(response: &PessimisticLockResponse) -> PessimisticLockKeyResultType {
+pub(super) fn result_type(response: &PessimisticLockResponse) -> PessimisticLockKeyResultType {
     assert_eq!(response.results.len(), 1, "{response:?}");
     response.results[0].r#type()
 }
