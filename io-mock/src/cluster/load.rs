@@ -32,7 +32,7 @@ impl Cluster {
         store: StoreId,
         context: &Context,
     ) -> Result<(), RegionError> {
-        let load = self.load(store);
+        let load = self.load_of(store);
         let threshold = context.busy_threshold_ms;
         if threshold != 0 && load.read_wait_ms > threshold {
             return Err(busy(errorpb::ServerIsBusy {
@@ -52,7 +52,7 @@ impl Cluster {
         store: StoreId,
         context: &Context,
     ) -> Result<(), RegionError> {
-        let load = self.load(store);
+        let load = self.load_of(store);
         if load.scheduler_full && context.priority() != CommandPri::High {
             return Err(busy_because("scheduler is busy").into());
         }
@@ -62,7 +62,7 @@ impl Cluster {
 
     /// What stands in the way of a proposal after everything else.
     pub(super) fn check_proposal_load(&self, store: StoreId) -> Result<(), RegionError> {
-        let load = self.load(store);
+        let load = self.load_of(store);
         if load.observer_delay_ms != 0 {
             return Err(busy(errorpb::ServerIsBusy {
                 reason: "an observer asks for a delay".to_owned(),
@@ -81,7 +81,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn load(&self, store: StoreId) -> Load {
+    fn load_of(&self, store: StoreId) -> Load {
         self.store(store)
             .map(|store| store.load)
             .unwrap_or_default()

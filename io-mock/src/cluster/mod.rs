@@ -19,6 +19,7 @@
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | PD | [`pd`] |
+//! | the whole as bytes | [`snapshot`] |
 //!
 //! Times are milliseconds since the Unix epoch; they are the physical part of PD's timestamps, the
 //! measure of lock life and, in seconds, of raw values' life.
@@ -46,6 +47,7 @@ pub mod region_checks;
 pub mod region_errors;
 pub mod replica;
 mod resolved_ts;
+pub mod snapshot;
 pub mod store;
 pub mod store_admin;
 pub mod txn_end;

@@ -100,6 +100,14 @@ impl CommittedCache {
         self.by_start.get(&start_ts).copied()
     }
 
+    /// What is remembered, the oldest first: start version, commit version, and since when.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.by_age.iter().filter_map(|&(at_ms, start_ts)| {
+            let commit_ts = self.get(start_ts)?;
+            Some((start_ts, commit_ts, at_ms))
+        })
+    }
+
     /// Remembers a commit, and forgets those that have had their time. Being told again does not
     /// make a memory younger.
     pub fn insert(&mut self, now_ms: u64, start_ts: u64, commit_ts: u64) {

@@ -34,9 +34,9 @@ const NAME_LEN_MAX: usize = 64;
 /// All keyspaces, and in which order they changed.
 #[derive(Clone, Debug)]
 pub(super) struct Keyspaces {
-    by_id: BTreeMap<u32, KeyspaceMeta>,
+    pub(super) by_id: BTreeMap<u32, KeyspaceMeta>,
     /// Which keyspace changed last, then before that, ...; for watchers.
-    changes: Vec<u32>,
+    pub(super) changes: Vec<u32>,
 }
 
 impl Default for Keyspaces {
@@ -67,6 +67,15 @@ pub fn bounds(id: u32) -> [Bytes; 4] {
         key::encode(&[mode, a, b, c])
     };
     [start(b'r'), end(b'r'), start(b'x'), end(b'x')]
+}
+
+/// The id of a keyspace, however it is told.
+pub(super) fn id_of(meta: &KeyspaceMeta) -> u32 {
+    match &meta.keyspace {
+        Some(keyspace_meta::Keyspace::Id(id)) => *id,
+        Some(keyspace_meta::Keyspace::KeyspaceIdentity(identity)) => identity.keyspace_id,
+        None => DEFAULT_ID,
+    }
 }
 
 pub(super) fn gc_is_own(meta: &KeyspaceMeta) -> bool {

@@ -18,12 +18,12 @@ use crate::cluster::failure::{GrpcCode, GrpcError};
 /// Everything stored, and what has happened to it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MetaStorage {
-    revision: i64,
+    pub(super) revision: i64,
     /// Changes up to this one are forgotten.
-    compacted: i64,
-    entries: BTreeMap<Bytes, KeyValue>,
+    pub(super) compacted: i64,
+    pub(super) entries: BTreeMap<Bytes, KeyValue>,
     /// One change each, with the value before it.
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
 }
 
 impl MetaStorage {

@@ -17,6 +17,7 @@ mod meta_storage;
 mod operators;
 mod regions;
 mod resource_groups;
+mod saved;
 mod store_life;
 mod stores;
 #[cfg(test)]

@@ -24,7 +24,7 @@ const DONE: &str = "Success!";
 /// All groups with their buckets.
 #[derive(Clone, Debug)]
 pub(super) struct ResourceGroups {
-    by_name: BTreeMap<String, (ResourceGroup, Bucket)>,
+    pub(super) by_name: BTreeMap<String, (ResourceGroup, Bucket)>,
 }
 
 impl Default for ResourceGroups {

@@ -22,16 +22,16 @@ const SLOT_EXPIRES_MS: u64 = 10 * 60 * 1000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    settings: TokenLimitSettings,
-    slots: BTreeMap<u64, Slot>,
+    pub(super) settings: TokenLimitSettings,
+    pub(super) slots: BTreeMap<u64, Slot>,
     /// When it was last filled; nobody has asked before.
-    filled_ms: Option<u64>,
+    pub(super) filled_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    tokens: f64,
-    asked_ms: u64,
+pub(super) struct Slot {
+    pub(super) tokens: f64,
+    pub(super) asked_ms: u64,
 }
 
 impl Bucket {

@@ -15,10 +15,10 @@ const SAVE_INTERVAL_MS: u64 = 5_000;
 /// The allocator of timestamps.
 #[derive(Clone, Debug, Default)]
 pub struct Tso {
-    physical: u64,
-    logical: u64,
+    pub(super) physical: u64,
+    pub(super) logical: u64,
     /// No timestamp at or above this has been given out.
-    saved: u64,
+    pub(super) saved: u64,
 }
 
 impl Tso {

@@ -1,0 +1,213 @@
+//! PD's part of a saved cluster.
+
+use tikv_proto::keyspacepb::KeyspaceMeta;
+
+use super::gc::{Barrier, Barriers, GcState, GcStates, NULL_KEYSPACE};
+use super::keyspaces::{Keyspaces, id_of};
+use super::meta_storage::MetaStorage;
+use super::operators::Operators;
+use super::resource_groups::ResourceGroups;
+use super::token_buckets::{Bucket, Slot};
+use super::tso::Tso;
+use super::{KnownRegion, Pd};
+use crate::cluster::Config;
+use crate::cluster::snapshot::wire;
+
+impl Pd {
+    /// Everything PD knows, as it is saved.
+    pub(in crate::cluster) fn save(&self) -> wire::Pd {
+        wire::Pd {
+            members: self.members.clone(),
+            leader: self.leader.map(|leader| leader as u64),
+            follower_handles: self.follower_handles,
+            last_id: self.last_id,
+            tso_physical: self.tso.physical,
+            tso_logical: self.tso.logical,
+            tso_saved: self.tso.saved,
+            regions: self.by_id.values().map(save_region).collect(),
+            gc: save_gc(&self.gc),
+            global_barriers: save_barriers(&self.gc.global),
+            keyspaces: self.keyspaces().map(|(_, meta)| meta.clone()).collect(),
+            keyspace_changes: self.keyspaces.changes.clone(),
+            meta_revision: self.meta.revision,
+            meta_compacted: self.meta.compacted,
+            meta_entries: self.meta.entries.values().cloned().collect(),
+            meta_events: self.meta.events.clone(),
+            resource_groups: save_groups(&self.resources),
+            operators: self
+                .operators
+                .done_at_ms
+                .iter()
+                .map(|(region, done_at_ms)| wire::Operator {
+                    region: *region,
+                    done_at_ms: *done_at_ms,
+                })
+                .collect(),
+            external_ts: self.external_ts,
+            watched: self.watched,
+        }
+    }
+
+    /// PD as it was saved; `None` if it can't have been so.
+    pub(in crate::cluster) fn load(config: &Config, saved: wire::Pd) -> Option<Self> {
+        let members = saved.members;
+        let leader = saved.leader.map(usize::try_from).transpose().ok()?;
+        if leader.is_some_and(|leader| leader >= members.len()) {
+            return None;
+        }
+        let mut pd = Pd {
+            members,
+            leader,
+            follower_handles: saved.follower_handles,
+            last_id: saved.last_id,
+            tso: Tso {
+                physical: saved.tso_physical,
+                logical: saved.tso_logical,
+                saved: saved.tso_saved,
+            },
+            gc: load_gc(saved.gc, saved.global_barriers),
+            keyspaces: load_keyspaces(saved.keyspaces, saved.keyspace_changes),
+            meta: MetaStorage {
+                revision: saved.meta_revision,
+                compacted: saved.meta_compacted,
+                entries: saved
+                    .meta_entries
+                    .into_iter()
+                    .map(|entry| (entry.key.clone(), entry))
+                    .collect(),
+                events: saved.meta_events,
+            },
+            resources: load_groups(saved.resource_groups)?,
+            operators: Operators {
+                done_at_ms: saved
+                    .operators
+                    .into_iter()
+                    .map(|operator| (operator.region, operator.done_at_ms))
+                    .collect(),
+            },
+            external_ts: saved.external_ts,
+            watched: saved.watched,
+            ..Pd::new(config)
+        };
+        for region in saved.regions {
+            let known = KnownRegion {
+                meta: region.meta?,
+                leader: region.leader,
+                term: region.term,
+            };
+            let start = known.meta.start_key.clone();
+            pd.by_start.insert(start, known.meta.id);
+            pd.by_id.insert(known.meta.id, known);
+        }
+        Some(pd)
+    }
+}
+
+fn save_region(known: &KnownRegion) -> wire::KnownRegion {
+    wire::KnownRegion {
+        meta: Some(known.meta.clone()),
+        leader: known.leader,
+        term: known.term,
+    }
+}
+
+fn save_gc(gc: &GcStates) -> Vec<wire::Gc> {
+    let own = gc.own.iter().map(|(keyspace, state)| (*keyspace, state));
+    own.chain([(NULL_KEYSPACE, &gc.shared)])
+        .map(|(keyspace, state)| wire::Gc {
+            keyspace,
+            txn_safe_point: state.txn_safe_point,
+            gc_safe_point: state.gc_safe_point,
+            barriers: save_barriers(&state.barriers),
+        })
+        .collect()
+}
+
+fn load_gc(saved: Vec<wire::Gc>, global: Vec<wire::Barrier>) -> GcStates {
+    let mut gc = GcStates {
+        global: load_barriers(global),
+        ..GcStates::default()
+    };
+    for state in saved {
+        *gc.of_mut(state.keyspace) = GcState {
+            txn_safe_point: state.txn_safe_point,
+            gc_safe_point: state.gc_safe_point,
+            barriers: load_barriers(state.barriers),
+        };
+    }
+    gc
+}
+
+fn save_barriers(barriers: &Barriers) -> Vec<wire::Barrier> {
+    let barriers = barriers.iter();
+    barriers
+        .map(|(id, barrier)| wire::Barrier {
+            id: id.clone(),
+            ts: barrier.ts,
+            expires_at_ms: barrier.expires_at_ms,
+        })
+        .collect()
+}
+
+fn load_barriers(saved: Vec<wire::Barrier>) -> Barriers {
+    let saved = saved.into_iter();
+    saved
+        .map(|one| {
+            let barrier = Barrier {
+                ts: one.ts,
+                expires_at_ms: one.expires_at_ms,
+            };
+            (one.id, barrier)
+        })
+        .collect()
+}
+
+fn load_keyspaces(saved: Vec<KeyspaceMeta>, changes: Vec<u32>) -> Keyspaces {
+    Keyspaces {
+        by_id: saved.into_iter().map(|meta| (id_of(&meta), meta)).collect(),
+        changes,
+    }
+}
+
+fn save_groups(groups: &ResourceGroups) -> Vec<wire::ResourceGroup> {
+    let groups = groups.by_name.values();
+    groups
+        .map(|(group, bucket)| wire::ResourceGroup {
+            group: Some(group.clone()),
+            settings: Some(bucket.settings),
+            filled_ms: bucket.filled_ms,
+            slots: bucket
+                .slots
+                .iter()
+                .map(|(client, slot)| wire::Slot {
+                    client: *client,
+                    token_bits: slot.tokens.to_bits(),
+                    asked_ms: slot.asked_ms,
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn load_groups(saved: Vec<wire::ResourceGroup>) -> Option<ResourceGroups> {
+    let groups = saved.into_iter().map(|one| {
+        let group = one.group?;
+        let mut bucket = Bucket::new(one.settings?);
+        bucket.filled_ms = one.filled_ms;
+        bucket.slots = one
+            .slots
+            .into_iter()
+            .map(|slot| {
+                let held = Slot {
+                    tokens: f64::from_bits(slot.token_bits),
+                    asked_ms: slot.asked_ms,
+                };
+                (slot.client, held)
+            })
+            .collect();
+        Some((group.name.clone(), (group, bucket)))
+    });
+    Some(ResourceGroups {
+        by_name: groups.collect::<Option<_>>()?,
+    })
+}

@@ -1,0 +1,237 @@
+//! Locks, versions and raw values, saved and loaded.
+
+use bytes::Bytes;
+
+use super::SnapshotError;
+use super::wire;
+use crate::cluster::key::Key;
+use crate::cluster::mvcc::engine::{Change, ColumnFamily, Engine, RawValue};
+use crate::cluster::mvcc::lock::{KeyLock, Lock, LockKind, SharedLocks};
+use crate::cluster::mvcc::write_record::{WriteKind, WriteRecord};
+use crate::cluster::write_path::AppliedWrite;
+
+/// By the number that stands for it.
+const LOCK_KINDS: [LockKind; 4] = [
+    LockKind::Put,
+    LockKind::Delete,
+    LockKind::Lock,
+    LockKind::Pessimistic,
+];
+/// By the number that stands for it.
+const WRITE_KINDS: [WriteKind; 4] = [
+    WriteKind::Put,
+    WriteKind::Delete,
+    WriteKind::Lock,
+    WriteKind::Rollback,
+];
+/// By the number that stands for it.
+const COLUMN_FAMILIES: [ColumnFamily; 3] = [
+    ColumnFamily::Default,
+    ColumnFamily::Lock,
+    ColumnFamily::Write,
+];
+
+/// What a number stands for in one of the lists above.
+fn known<T: Copy>(list: &[T], number: i64, what: &str) -> Result<T, SnapshotError> {
+    let index = usize::try_from(number).ok();
+    let found = index.and_then(|index| list.get(index)).copied();
+    found.ok_or_else(|| SnapshotError::impossible(what))
+}
+
+/// The number that stands for one of the lists above; every value is in its list.
+fn number<T: PartialEq>(list: &[T], value: T) -> i32 {
+    let index = list.iter().position(|one| *one == value);
+    index.map_or(-1, |index| index as i32)
+}
+
+pub(super) fn save_locks(engine: &Engine) -> Vec<wire::KeyLock> {
+    let locks = engine.locks(&Bytes::new(), &Bytes::new());
+    locks
+        .map(|(key, lock)| match lock {
+            KeyLock::Exclusive(lock) => save_exclusive(key, lock),
+            KeyLock::Shared(shared) => wire::KeyLock {
+                key: key.encoded().clone(),
+                locks: shared.members.values().map(save_lock).collect(),
+                shared: true,
+                shrink_only: shared.shrink_only,
+            },
+        })
+        .collect()
+}
+
+/// A lock that only one transaction holds.
+pub(super) fn save_exclusive(key: &Key, lock: &Lock) -> wire::KeyLock {
+    wire::KeyLock {
+        key: key.encoded().clone(),
+        locks: vec![save_lock(lock)],
+        ..wire::KeyLock::default()
+    }
+}
+
+/// A lock that only one transaction holds.
+pub(super) fn load_exclusive(saved: wire::KeyLock) -> Result<(Key, Lock), SnapshotError> {
+    let lock = saved.locks.into_iter().next();
+    let lock = lock.ok_or_else(|| SnapshotError::impossible("lock of nobody"))?;
+    Ok((Key::from_encoded(saved.key), load_lock(lock)?))
+}
+
+fn save_lock(lock: &Lock) -> wire::Lock {
+    wire::Lock {
+        kind: number(&LOCK_KINDS, lock.kind),
+        primary: lock.primary.clone(),
+        start_ts: lock.start_ts,
+        ttl: lock.ttl,
+        short_value: lock.short_value.clone(),
+        for_update_ts: lock.for_update_ts,
+        txn_size: lock.txn_size,
+        min_commit_ts: lock.min_commit_ts,
+        async_commit: lock.async_commit,
+        one_pc: lock.one_pc,
+        secondaries: lock.secondaries.clone(),
+        rollback_ts: lock.rollback_ts.clone(),
+        txn_source: lock.txn_source,
+        locked_with_conflict: lock.locked_with_conflict,
+        generation: lock.generation,
+    }
+}
+
+fn load_lock(saved: wire::Lock) -> Result<Lock, SnapshotError> {
+    let kind = known(&LOCK_KINDS, saved.kind.into(), "kind of lock")?;
+    Ok(Lock {
+        short_value: saved.short_value,
+        for_update_ts: saved.for_update_ts,
+        txn_size: saved.txn_size,
+        min_commit_ts: saved.min_commit_ts,
+        async_commit: saved.async_commit,
+        one_pc: saved.one_pc,
+        secondaries: saved.secondaries,
+        rollback_ts: saved.rollback_ts,
+        txn_source: saved.txn_source,
+        locked_with_conflict: saved.locked_with_conflict,
+        generation: saved.generation,
+        ..Lock::new(kind, saved.primary, saved.start_ts, saved.ttl)
+    })
+}
+
+pub(super) fn save_histories(engine: &Engine) -> Vec<wire::History> {
+    let histories = engine.histories(&Bytes::new(), &Bytes::new());
+    histories
+        .map(|(key, history)| wire::History {
+            key: key.encoded().clone(),
+            writes: history
+                .from(u64::MAX)
+                .map(|(commit_ts, record)| save_write(commit_ts, record))
+                .collect(),
+            values: history
+                .values()
+                .map(|(start_ts, value)| wire::Value {
+                    start_ts,
+                    value: value.clone(),
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn save_write(commit_ts: u64, record: &WriteRecord) -> wire::Write {
+    wire::Write {
+        commit_ts,
+        kind: number(&WRITE_KINDS, record.kind),
+        start_ts: record.start_ts,
+        short_value: record.short_value.clone(),
+        overlapped_rollback: record.overlapped_rollback,
+        gc_fence: record.gc_fence,
+        txn_source: record.txn_source,
+    }
+}
+
+fn load_write(saved: wire::Write) -> Result<(u64, WriteRecord), SnapshotError> {
+    let kind = known(&WRITE_KINDS, saved.kind.into(), "kind of write")?;
+    let record = WriteRecord {
+        overlapped_rollback: saved.overlapped_rollback,
+        gc_fence: saved.gc_fence,
+        txn_source: saved.txn_source,
+        ..WriteRecord::new(kind, saved.start_ts, saved.short_value)
+    };
+    Ok((saved.commit_ts, record))
+}
+
+pub(super) fn save_raw(engine: &Engine) -> Vec<wire::RawValue> {
+    let empty = Bytes::new();
+    let mut saved = Vec::new();
+    for cf in COLUMN_FAMILIES {
+        let values = engine.raw_range(cf, &empty, &empty);
+        saved.extend(values.map(|(key, raw)| wire::RawValue {
+            cf: cf as u32,
+            key: key.clone(),
+            value: raw.value.clone(),
+            expires_at: raw.expires_at,
+            deleted: raw.deleted,
+        }));
+    }
+    saved
+}
+
+pub(super) fn load_engine(
+    locks: Vec<wire::KeyLock>,
+    histories: Vec<wire::History>,
+    raw: Vec<wire::RawValue>,
+) -> Result<Engine, SnapshotError> {
+    let mut engine = Engine::default();
+    for saved in locks {
+        let (key, lock) = if saved.shared {
+            let key = Key::from_encoded(saved.key);
+            let members = saved.locks.into_iter().map(|lock| {
+                let lock = load_lock(lock)?;
+                Ok((lock.start_ts, lock))
+            });
+            let shared = SharedLocks {
+                shrink_only: saved.shrink_only,
+                members: members.collect::<Result<_, SnapshotError>>()?,
+            };
+            (key, KeyLock::Shared(shared))
+        } else {
+            let (key, lock) = load_exclusive(saved)?;
+            (key, KeyLock::Exclusive(lock))
+        };
+        engine.apply(Change::PutLock(key, lock));
+    }
+    for saved in histories {
+        let key = Key::from_encoded(saved.key);
+        for write in saved.writes {
+            let (commit_ts, record) = load_write(write)?;
+            engine.apply(Change::PutWrite(key.clone(), commit_ts, record));
+        }
+        for value in saved.values {
+            engine.apply(Change::PutValue(key.clone(), value.start_ts, value.value));
+        }
+    }
+    for saved in raw {
+        let cf = known(&COLUMN_FAMILIES, saved.cf.into(), "column family")?;
+        let value = RawValue {
+            value: saved.value,
+            expires_at: saved.expires_at,
+            deleted: saved.deleted,
+        };
+        engine.put_raw(cf, saved.key, value);
+    }
+    Ok(engine)
+}
+
+pub(super) fn save_truth(applied: &AppliedWrite) -> wire::Applied {
+    wire::Applied {
+        at_ms: applied.at_ms,
+        key: applied.key.encoded().clone(),
+        write: Some(save_write(applied.commit_ts, &applied.record)),
+    }
+}
+
+pub(super) fn load_truth(saved: wire::Applied) -> Result<AppliedWrite, SnapshotError> {
+    let (commit_ts, record) = load_write(saved.write.unwrap_or_default())?;
+    Ok(AppliedWrite {
+        at_ms: saved.at_ms,
+        key: Key::from_encoded(saved.key),
+        commit_ts,
+        record,
+    })
+}
