@@ -152,6 +152,10 @@ impl ServedCluster {
                     self.with(|cluster, now_ms| cluster.create_keyspace(now_ms, &name, config));
                 Outcome::Keyspace(id.map_err(Refused::Forbidden)?)
             }
+            Verb::Save { file } => {
+                self.save(file).map_err(failed)?;
+                Outcome::Done
+            }
         })
     }
 
@@ -266,6 +270,7 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::ForgetTombstones {}
         | Verb::AdvanceGc { .. }
         | Verb::JumpTso { .. }
-        | Verb::CreateKeyspace { .. } => (Vec::new(), None, None),
+        | Verb::CreateKeyspace { .. }
+        | Verb::Save { .. } => (Vec::new(), None, None),
     }
 }

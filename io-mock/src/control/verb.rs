@@ -1,6 +1,7 @@
 //! The verbs, and what comes of them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -193,6 +194,11 @@ pub enum Verb {
         /// Its configuration.
         #[serde(default)]
         config: BTreeMap<String, String>,
+    },
+    /// Saves the whole cluster to a file, for a later start.
+    Save {
+        /// The file, as the serving process finds it.
+        file: PathBuf,
     },
 }
 

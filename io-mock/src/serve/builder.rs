@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tikv_proto::kvrpcpb::ApiVersion;
 
 use super::pd::PdServer;
 use super::served::{self, ServedCluster, Server};
 use super::store::StoreServer;
 use super::tls;
 use super::world::World;
+use crate::cluster::pd::keyspaces::DEFAULT_NAME;
 use crate::cluster::region::StoreId;
+use crate::cluster::snapshot::SnapshotError;
 use crate::cluster::{Cluster, Config, key};
 
 /// Builds a [`ServedCluster`].
@@ -110,6 +113,18 @@ impl ServedClusterBuilder {
         self
     }
 
+    /// Goes on from a [saved](ServedCluster::save) cluster instead of an empty one.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or holds no saved cluster: the error is a [`SnapshotError`] then.
+    pub fn load(self, file: impl AsRef<Path>) -> io::Result<Self> {
+        let bytes = std::fs::read(file)?;
+        let cluster = Cluster::load(&bytes)
+            .map_err(|error: SnapshotError| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(self.from_cluster(cluster))
+    }
+
     /// Binds the ports and begins to answer.
     ///
     /// # Errors
@@ -157,8 +172,11 @@ impl ServedClusterBuilder {
             if fresh {
                 served::lead_by_turns(cluster, now_ms);
             }
-            self.keyspaces
-                .iter()
+            // With API v2 even the keys of nobody in particular are in a keyspace.
+            let default = (cluster.config().api_version == ApiVersion::V2).then_some(DEFAULT_NAME);
+            default
+                .into_iter()
+                .chain(self.keyspaces.iter().map(String::as_str))
                 .try_for_each(|name| served::ensure_keyspace(cluster, now_ms, name))
         });
         created.map_err(|message| io::Error::new(io::ErrorKind::InvalidInput, message))?;

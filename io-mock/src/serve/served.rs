@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -357,6 +358,21 @@ impl ServedCluster {
             server.reopen().await?;
         }
         Ok(())
+    }
+
+    /// Saves the whole cluster to a file, from which [another one](ServedClusterBuilder::load) goes
+    /// on. The file is replaced at once or not at all.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be written.
+    pub fn save(&self, file: impl AsRef<Path>) -> io::Result<()> {
+        let bytes = self.with(|cluster, _| cluster.save());
+        let file = file.as_ref();
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(".new");
+        std::fs::write(&beside, bytes)?;
+        std::fs::rename(&beside, file)
     }
 
     /// Stops all servers. Returns when every port is closed.
