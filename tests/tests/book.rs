@@ -201,3 +201,47 @@ fn the_readme_begins_with_the_two_commands() {
         "README.md and tests/tests/data/readme.rs must say the same"
     );
 }
+
+#[test]
+fn every_verb_and_flag_of_the_simulated_cluster_is_in_its_chapter() {
+    let chapter = read("docs/src/cluster.md");
+    let verbs = read("io-mock/src/control/verb.rs");
+    let flags = read("io-mock/src/bin/tikv-mock.rs");
+    let body = |text: &str, begin: &str| {
+        let (_, rest) = text.split_once(begin).expect("it has not been renamed");
+        rest.split("\n}").next().unwrap_or_default().to_owned()
+    };
+    let (verbs, flags) = (
+        body(&verbs, "pub enum Verb {"),
+        body(&flags, "struct Args {"),
+    );
+    let mut names = Vec::new();
+    for line in verbs.lines() {
+        let variant = line.strip_prefix("    ").and_then(|l| l.split(" {").next());
+        let variant = variant.filter(|name| name.starts_with(|c: char| c.is_ascii_uppercase()));
+        if let Some(variant) = variant {
+            let snake: String = variant
+                .char_indices()
+                .flat_map(|(at, c)| {
+                    let gap = (at > 0 && c.is_ascii_uppercase()).then_some('_');
+                    gap.into_iter().chain([c.to_ascii_lowercase()])
+                })
+                .collect();
+            names.push(format!("`{snake}`"));
+        }
+    }
+    assert!(names.len() > 20, "{names:?}");
+    for line in flags.lines() {
+        let field = line.strip_prefix("    ").and_then(|l| l.split_once(": "));
+        let field =
+            field.filter(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        if let Some((name, _)) = field {
+            names.push(format!("`--{}", name.replace('_', "-")));
+        }
+    }
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| !chapter.contains(*name))
+        .collect();
+    assert!(missing.is_empty(), "docs/src/cluster.md lacks {missing:?}");
+}

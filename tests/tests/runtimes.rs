@@ -24,6 +24,7 @@ async fn whole_api() -> Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "async-std")]
 #[test]
 fn on_async_std() {
     async_std::task::block_on(async_std::task::spawn(whole_api())).unwrap();
