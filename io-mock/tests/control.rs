@@ -158,6 +158,27 @@ async fn the_same_verbs_are_served_over_http() {
 }
 
 #[tokio::test]
+async fn stores_and_pd_answer_a_plain_get_at_their_ports() {
+    let cluster = serve().await;
+    let (_, store) = cluster.stores().next().unwrap();
+    let region = cluster.regions()[0];
+    assert_eq!(curl(store, "/status", None).await.0, 200);
+    let (status, told) = curl(store, &format!("/region/{region}"), None).await;
+    assert_eq!((status, &told["leader"]), (200, &json!(1)));
+    let config = curl(store, "/config", None).await.1;
+    assert_eq!(config["storage"]["api-version"], json!(1));
+    for missing in ["/region/99", "/region/x", "/nothing"] {
+        assert_eq!(curl(store, missing, None).await.0, 404, "{missing}");
+    }
+    let path = "/pd/api/v1/min-resolved-ts?scope=1,3";
+    let (status, told) = curl(cluster.pd_address(), path, None).await;
+    assert_eq!(status, 200);
+    let stores = told["stores_min_resolved_ts"].as_object().unwrap();
+    assert_eq!(stores.keys().collect::<Vec<_>>(), ["1", "3"]);
+    assert!(told["min_resolved_ts"].is_u64());
+}
+
+#[tokio::test]
 async fn the_control_address_goes_with_the_cluster() {
     let cluster = serve().await;
     let anywhere = "127.0.0.1:0".parse().unwrap();

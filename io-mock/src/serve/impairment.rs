@@ -4,7 +4,7 @@
 //! What is to go wrong is said, and goes wrong; chance decides only in which order requests are
 //! answered when they are to be shuffled.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use tokio::sync::watch;
 /// The ways in which one server is impaired.
 #[derive(Debug)]
 pub(super) struct Impairment {
+    /// Something is in the way. Read with every request, so it costs no lock.
+    active: AtomicBool,
     state: watch::Sender<State>,
     /// How many replies more are to be lost.
     to_lose: AtomicU64,
@@ -46,6 +48,7 @@ struct State {
 impl Default for Impairment {
     fn default() -> Self {
         Impairment {
+            active: AtomicBool::new(false),
             state: watch::Sender::new(State::default()),
             to_lose: AtomicU64::new(0),
             shuffle: Mutex::new(oorandom::Rand32::new(0)),
@@ -56,12 +59,12 @@ impl Default for Impairment {
 impl Impairment {
     /// Requests wait from now on, or go on.
     pub(super) fn pause(&self, paused: bool) {
-        self.state.send_modify(|state| state.paused = paused);
+        self.change(|state| state.paused = paused);
     }
 
     /// Every request waits this long before it is looked at.
     pub(super) fn slow_down(&self, delay: Duration) {
-        self.state.send_modify(|state| state.delay = delay);
+        self.change(|state| state.delay = delay);
     }
 
     /// The next `count` requests take effect, and their replies are lost.
@@ -71,7 +74,15 @@ impl Impairment {
 
     /// Requests are answered in an order that is not theirs, from now on or no more.
     pub(super) fn shuffle(&self, shuffled: bool) {
-        self.state.send_modify(|state| state.shuffled = shuffled);
+        self.change(|state| state.shuffled = shuffled);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(|state| {
+            change(state);
+            let active = state.paused || state.shuffled || !state.delay.is_zero();
+            self.active.store(active, Ordering::Release);
+        });
     }
 
     /// What is in the way now.
@@ -87,15 +98,14 @@ impl Impairment {
 
     /// Nothing is in the way of a request.
     pub(super) fn is_idle(&self) -> bool {
-        let state = self.state.borrow();
-        !state.paused
-            && !state.shuffled
-            && state.delay.is_zero()
-            && self.to_lose.load(Ordering::Relaxed) == 0
+        !self.active.load(Ordering::Acquire) && self.to_lose.load(Ordering::Relaxed) == 0
     }
 
     /// Returns when a request may be looked at.
     pub(super) async fn admit(&self) {
+        if !self.active.load(Ordering::Acquire) {
+            return;
+        }
         let now = *self.state.borrow();
         let mut delay = now.delay;
         if now.shuffled {

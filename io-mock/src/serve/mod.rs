@@ -15,6 +15,7 @@
 //! | `listener` `tls` | one address that can be shut and opened again |
 //! | `store` `frames` `pd` `health` | what answers there |
 //! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
+//! | `plain_http` | what answers to a plain GET |
 //! | `impairment` | what keeps a server from its work |
 //! | `grpc` `codec` | gRPC over raw bytes |
 //! | `world` `waits` | the cluster and its clock, and who waits for a lock |
@@ -29,6 +30,7 @@ mod listener;
 mod pd;
 mod pd_calls;
 mod pd_watches;
+mod plain_http;
 mod served;
 mod store;
 mod tls;

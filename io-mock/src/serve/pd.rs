@@ -15,7 +15,7 @@ use super::health;
 use super::impairment::Impairment;
 use super::listener::Service;
 use super::world::World;
-use super::{pd_calls, pd_watches};
+use super::{pd_calls, pd_watches, plain_http};
 use crate::cluster::Cluster;
 use crate::cluster::failure::GrpcError;
 use crate::dispatch;
@@ -36,6 +36,9 @@ pub(super) struct PdServer {
 
 impl Service for PdServer {
     async fn call(self: Arc<Self>, request: http::Request<Incoming>) -> http::Response<Body> {
+        if request.method() == http::Method::GET {
+            return plain_http::pd(&self, request.uri());
+        }
         let server = match request.headers().get(FORWARDED_HOST) {
             None => self,
             Some(host) => match self.forwards_to(host.as_bytes()) {

@@ -13,6 +13,7 @@ use super::grpc;
 use super::health;
 use super::impairment::Impairment;
 use super::listener::Service;
+use super::plain_http;
 use super::world::World;
 use crate::cluster::failure::GrpcError;
 use crate::cluster::region::StoreId;
@@ -32,6 +33,9 @@ pub(super) struct StoreServer {
 
 impl Service for StoreServer {
     async fn call(self: Arc<Self>, request: http::Request<Incoming>) -> http::Response<Body> {
+        if request.method() == http::Method::GET {
+            return plain_http::store(&self, request.uri());
+        }
         let server = match request.headers().get(FORWARDED_HOST) {
             None => self,
             Some(host) => match self.forwards_to(host.as_bytes()) {

@@ -21,8 +21,8 @@ pub(super) struct World {
     inner: Mutex<Inner>,
     epoch_ms: u64,
     start: Instant,
-    /// How many changes there have been to what can be watched.
-    watched: watch::Sender<u64>,
+    /// Tells watchers that there is something to look at.
+    changed: watch::Sender<()>,
     impairments: Mutex<BTreeMap<Node, Arc<Impairment>>>,
     /// Where timers run.
     runtime: Handle,
@@ -34,6 +34,8 @@ pub(super) struct World {
 struct Inner {
     cluster: Cluster,
     waits: Waits,
+    /// How many changes watchers have been told of.
+    told: u64,
 }
 
 impl World {
@@ -46,8 +48,9 @@ impl World {
         let epoch_ms = since_epoch.as_millis() as u64;
         let cluster = build(epoch_ms);
         Arc::new_cyclic(|this| World {
-            watched: watch::Sender::new(cluster.pd().watched_changes()),
+            changed: watch::Sender::new(()),
             inner: Mutex::new(Inner {
+                told: cluster.pd().watched_changes(),
                 cluster,
                 waits: Waits::default(),
             }),
@@ -68,7 +71,11 @@ impl World {
     pub(super) fn serve<R>(&self, ask: impl FnOnce(&mut Counter<'_>) -> R) -> R {
         let now_ms = self.now_ms();
         let mut inner = lock(&self.inner);
-        let Inner { cluster, waits } = &mut *inner;
+        let Inner {
+            cluster,
+            waits,
+            told,
+        } = &mut *inner;
         cluster.end_waits(now_ms);
         let result = ask(&mut Counter {
             cluster: &mut *cluster,
@@ -77,12 +84,14 @@ impl World {
         });
         let timer = waits.settle(cluster, now_ms);
         let changes = cluster.pd().watched_changes();
+        let is_news = std::mem::replace(told, changes) != changes;
         drop(inner);
         if let Some(at_ms) = timer {
             self.set_timer(now_ms, at_ms);
         }
-        self.watched
-            .send_if_modified(|seen| std::mem::replace(seen, changes) != changes);
+        if is_news {
+            self.changed.send_replace(());
+        }
         result
     }
 
@@ -107,7 +116,7 @@ impl World {
     where
         F: FnMut(&Cluster) -> Result<Option<Bytes>, Status> + Send + 'static,
     {
-        let seen = self.watched.subscribe();
+        let seen = self.changed.subscribe();
         grpc::unfold(
             (self, seen, next),
             |(world, mut seen, mut next)| async move {
