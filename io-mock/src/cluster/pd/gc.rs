@@ -228,7 +228,15 @@ impl Pd {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tikv_proto::pdpb::{
+        AdvanceGcSafePointRequest, AdvanceTxnSafePointRequest, DeleteGcBarrierRequest,
+        SetGcBarrierRequest, SetGlobalGcBarrierRequest, UpdateServiceGcSafePointRequest,
+    };
+
     use super::*;
+    use crate::cluster::pd::testing::{header, pd};
 
     #[test]
     fn a_life_too_long_to_count_has_no_end() {
@@ -266,5 +274,150 @@ mod tests {
         assert!(gc.advance_gc(7, 11).is_err());
         assert!(gc.advance_gc(7, 9).is_err());
         assert!(gc.advance_gc(NULL_KEYSPACE, 1).is_err(), "another's points");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Barrier {
+            own: bool,
+            id: u8,
+            ts: u64,
+            ttl: i64,
+        },
+        GlobalBarrier {
+            id: u8,
+            ts: u64,
+            ttl: i64,
+        },
+        Delete {
+            own: bool,
+            id: u8,
+        },
+        AdvanceTxn {
+            own: bool,
+            target: u64,
+        },
+        AdvanceGc {
+            own: bool,
+            target: u64,
+        },
+        Service {
+            id: u8,
+            ts: u64,
+            ttl: i64,
+        },
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (own, id, ts, ttl) = (any::<bool>(), 0..4u8, 0..100u64, -1..20i64);
+        prop_oneof![
+            (own, id.clone(), ts.clone(), ttl.clone())
+                .prop_map(|(own, id, ts, ttl)| Step::Barrier { own, id, ts, ttl }),
+            (id.clone(), ts.clone(), ttl.clone()).prop_map(|(id, ts, ttl)| Step::GlobalBarrier {
+                id,
+                ts,
+                ttl
+            }),
+            (own, id.clone()).prop_map(|(own, id)| Step::Delete { own, id }),
+            (own, ts.clone()).prop_map(|(own, target)| Step::AdvanceTxn { own, target }),
+            (own, ts.clone()).prop_map(|(own, target)| Step::AdvanceGc { own, target }),
+            (id, ts, ttl).prop_map(|(id, ts, ttl)| Step::Service { id, ts, ttl }),
+            (0..10_000u64).prop_map(Step::Wait),
+        ]
+    }
+
+    fn take(pd: &mut Pd, now_ms: u64, own_id: u32, step: &Step) {
+        let scope = |own: bool| {
+            let id = if own { own_id } else { NULL_KEYSPACE };
+            Some(KeyspaceScope {
+                keyspace: Some(keyspace_scope::Keyspace::KeyspaceId(id)),
+            })
+        };
+        match *step {
+            Step::Barrier { own, id, ts, ttl } => {
+                let request = SetGcBarrierRequest {
+                    header: header(),
+                    keyspace_scope: scope(own),
+                    barrier_id: id.to_string(),
+                    barrier_ts: ts,
+                    ttl_seconds: ttl,
+                };
+                pd.set_gc_barrier(now_ms, 0, request).unwrap();
+            }
+            Step::GlobalBarrier { id, ts, ttl } => {
+                let request = SetGlobalGcBarrierRequest {
+                    header: header(),
+                    barrier_id: id.to_string(),
+                    barrier_ts: ts,
+                    ttl_seconds: ttl,
+                };
+                pd.set_global_gc_barrier(now_ms, 0, request).unwrap();
+            }
+            Step::Delete { own, id } => {
+                let request = DeleteGcBarrierRequest {
+                    header: header(),
+                    keyspace_scope: scope(own),
+                    barrier_id: id.to_string(),
+                };
+                pd.delete_gc_barrier(now_ms, 0, request).unwrap();
+            }
+            Step::AdvanceTxn { own, target } => {
+                let request = AdvanceTxnSafePointRequest {
+                    header: header(),
+                    keyspace_scope: scope(own),
+                    target,
+                };
+                pd.advance_txn_safe_point(now_ms, 0, request).unwrap();
+            }
+            Step::AdvanceGc { own, target } => {
+                let request = AdvanceGcSafePointRequest {
+                    header: header(),
+                    keyspace_scope: scope(own),
+                    target,
+                };
+                pd.advance_gc_safe_point(0, request).unwrap();
+            }
+            Step::Service { id, ts, ttl } => {
+                let request = UpdateServiceGcSafePointRequest {
+                    header: header(),
+                    service_id: format!("service {id}").into(),
+                    ttl,
+                    safe_point: ts,
+                };
+                pd.update_service_gc_safe_point(now_ms, 0, request).unwrap();
+            }
+            Step::Wait(_) => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_point_falls_or_passes_what_holds_it_back(steps in vec(step(), 1..100)) {
+            let mut pd = pd();
+            let config = [("gc_management_type".to_owned(), "keyspace_level".to_owned())];
+            let own = pd.add_keyspace(1, "own", config.into()).unwrap();
+            let mut now_ms = 1_000;
+            for step in &steps {
+                let points = |pd: &Pd, id| {
+                    let state = pd.gc.of(id);
+                    state.map_or((0, 0), |state| (state.txn_safe_point, state.gc_safe_point))
+                };
+                let before = [NULL_KEYSPACE, own].map(|id| points(&pd, id));
+                if let Step::Wait(ms) = step {
+                    now_ms += ms;
+                }
+                take(&mut pd, now_ms, own, step);
+                for (id, before) in [NULL_KEYSPACE, own].into_iter().zip(before) {
+                    let (txn, gc) = points(&pd, id);
+                    prop_assert!(txn >= before.0 && gc >= before.1, "{step:?} lets a point fall");
+                    prop_assert!(gc <= txn, "{step:?}");
+                    let barriers = pd.gc.of(id).into_iter().flat_map(|state| state.barriers.values());
+                    for barrier in barriers.chain(pd.gc.global.values()) {
+                        prop_assert!(!barrier.lives(now_ms) || barrier.ts >= txn, "{step:?}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ mod gc;
 mod gc_calls;
 mod gc_legacy;
 mod global_config;
+mod heartbeats;
 pub mod keyspaces;
 mod members;
 mod meta_storage;
@@ -27,25 +28,14 @@ mod tso;
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use tikv_proto::metapb;
 use tikv_proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
 
 pub use self::gc::GcState;
+pub use self::heartbeats::KnownRegion;
 pub use self::tso::Tso;
 use super::Config;
 use super::failure::{GrpcCode, GrpcError};
-use super::region::{Region, RegionId};
-
-/// A region as PD knows it.
-#[derive(Clone, Debug)]
-pub struct KnownRegion {
-    /// Id, bounds, epoch, peers.
-    pub meta: metapb::Region,
-    /// The leader that sent the last heartbeat.
-    pub leader: Option<metapb::Peer>,
-    /// Its term.
-    pub term: u64,
-}
+use super::region::RegionId;
 
 /// PD.
 #[derive(Clone, Debug)]
@@ -161,80 +151,5 @@ impl Pd {
             ));
         }
         self.check_cluster(header)
-    }
-
-    /// Takes a heartbeat of a region's leader. `false` if PD knows something newer.
-    pub(super) fn heartbeat(&mut self, region: &Region) -> bool {
-        let meta = &region.meta;
-        let epoch = region.epoch();
-        if let Some(known) = self.by_id.get(&meta.id) {
-            let old = known.meta.region_epoch.unwrap_or_default();
-            if epoch.version < old.version
-                || epoch.conf_ver < old.conf_ver
-                || region.term < known.term
-            {
-                return false;
-            }
-        }
-        let overlapped = self.overlapping(&meta.start_key, &meta.end_key);
-        let newer = overlapped.iter().filter(|id| **id != meta.id).any(|id| {
-            self.by_id.get(id).is_some_and(|other| {
-                other.meta.region_epoch.unwrap_or_default().version > epoch.version
-            })
-        });
-        if newer {
-            return false;
-        }
-        for id in overlapped {
-            self.forget(id);
-        }
-        self.forget(meta.id);
-        self.by_start.insert(meta.start_key.clone(), meta.id);
-        let known = KnownRegion {
-            meta: meta.clone(),
-            leader: region.leader_peer().cloned(),
-            term: region.term,
-        };
-        self.by_id.insert(meta.id, known);
-        true
-    }
-
-    fn forget(&mut self, id: RegionId) {
-        if let Some(known) = self.by_id.remove(&id)
-            && self.by_start.get(&known.meta.start_key) == Some(&id)
-        {
-            self.by_start.remove(&known.meta.start_key);
-        }
-    }
-
-    fn overlapping(&self, start: &Bytes, end: &Bytes) -> Vec<RegionId> {
-        let first = self.containing(start).map(|known| known.meta.id);
-        let following = self
-            .from(start)
-            .take_while(|known| end.is_empty() || known.meta.start_key < *end)
-            .map(|known| known.meta.id);
-        let mut ids: Vec<RegionId> = first.into_iter().chain(following).collect();
-        ids.dedup();
-        ids
-    }
-
-    /// The region PD believes holds an encoded key.
-    pub fn containing(&self, encoded: &[u8]) -> Option<&KnownRegion> {
-        use std::ops::Bound::{Included, Unbounded};
-        let (_, id) = self
-            .by_start
-            .range::<[u8], _>((Unbounded, Included(encoded)))
-            .next_back()?;
-        self.by_id
-            .get(id)
-            .filter(|known| known.meta.end_key.is_empty() || encoded < known.meta.end_key.as_ref())
-    }
-
-    /// Regions PD believes start at or after an encoded key.
-    fn from(&self, encoded: &[u8]) -> impl Iterator<Item = &KnownRegion> {
-        use std::ops::Bound::{Included, Unbounded};
-        self.by_start
-            .range::<[u8], _>((Included(encoded), Unbounded))
-            .filter_map(|(_, id)| self.by_id.get(id))
     }
 }

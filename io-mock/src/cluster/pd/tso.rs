@@ -122,7 +122,13 @@ fn timestamp(physical: u64, logical: u64) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tikv_proto::pdpb::SetExternalTimestampRequest;
+
     use super::*;
+    use crate::cluster::Config;
+    use crate::cluster::pd::testing::{header, message};
 
     #[test]
     fn timestamps_rise_whatever_the_clock_does() {
@@ -142,6 +148,81 @@ mod tests {
             assert!(first >= last, "{first:?} after {last:?}");
             assert!(physical >= now && logical < LOGICAL_MAX);
             last = (physical, logical);
+        }
+    }
+
+    /// What may happen between two requests.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Ask(usize, u32),
+        Clock(u64),
+        Lead(Option<usize>),
+        Jump(u64),
+        MinTs,
+        External(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let count = prop_oneof![Just(0u32), 1..100u32, 200_000..300_000u32];
+        prop_oneof![
+            4 => (0..3usize, count).prop_map(|(member, count)| Event::Ask(member, count)),
+            2 => (0..20_000u64).prop_map(Event::Clock),
+            1 => prop_oneof![Just(None), (0..3usize).prop_map(Some)].prop_map(Event::Lead),
+            1 => (0..60_000u64).prop_map(Event::Jump),
+            1 => Just(Event::MinTs),
+            1 => (0..20_000u64).prop_map(Event::External),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_timestamp_is_given_out_twice_whoever_leads(events in vec(event(), 1..100)) {
+            let config = Config { pd_members: 3, ..Config::default() };
+            let mut pd = Pd::new(&config);
+            let (mut now_ms, mut last, mut external) = (10_000, 0, 0);
+            for event in events {
+                match event {
+                    Event::Ask(member, count) => {
+                        let request = TsoRequest { header: header(), count, ..Default::default() };
+                        let answer = pd.tso(now_ms, member, request);
+                        let fine = pd.leader() == Some(member)
+                            && count > 0
+                            && u64::from(count) < LOGICAL_MAX;
+                        prop_assert_eq!(answer.is_ok(), fine);
+                        let Ok(answer) = answer else { continue };
+                        let ts = answer.timestamp.unwrap();
+                        prop_assert!(ts.logical < LOGICAL_MAX as i64);
+                        let ts = (ts.physical as u64) << LOGICAL_BITS | ts.logical as u64;
+                        prop_assert!(ts - u64::from(count) >= last, "the first of the batch");
+                        prop_assert!(ts >> LOGICAL_BITS >= now_ms, "not behind the clock");
+                        last = ts;
+                    }
+                    // Forwards and backwards.
+                    Event::Clock(to_ms) => now_ms = 10_000 + to_ms,
+                    Event::Lead(member) => pd.set_leader(now_ms, member),
+                    Event::Jump(by_ms) => pd.jump_tso(now_ms + by_ms),
+                    Event::MinTs => {
+                        let Some(member) = pd.leader() else { continue };
+                        let request = GetMinTsRequest { header: header() };
+                        let ts = pd.get_min_ts(now_ms, member, request).unwrap().timestamp.unwrap();
+                        let ts = (ts.physical as u64) << LOGICAL_BITS | ts.logical as u64;
+                        prop_assert!(ts > last);
+                        last = ts;
+                    }
+                    Event::External(physical_ms) => {
+                        let Some(member) = pd.leader() else { continue };
+                        let timestamp = physical_ms << LOGICAL_BITS;
+                        let request = SetExternalTimestampRequest { header: header(), timestamp };
+                        let answer = pd.set_external_timestamp(now_ms, member, request).unwrap();
+                        let set = message(&answer.header).is_empty();
+                        // Asking for it takes a timestamp of its own.
+                        let bound = pd.next_tso(now_ms);
+                        prop_assert_eq!(set, timestamp > external && timestamp < bound);
+                        external = if set { timestamp } else { external };
+                        last = bound;
+                    }
+                }
+            }
         }
     }
 }

@@ -1,0 +1,202 @@
+//! What PD believes of regions: the last word of their leaders, as far as it has heard it.
+//!
+//! Heartbeats come late and in any order, so an older one must change nothing. Until all have come,
+//! a key may have no region; never two.
+
+use bytes::Bytes;
+use tikv_proto::metapb;
+
+use super::Pd;
+use crate::cluster::region::{Region, RegionId};
+
+/// A region as PD knows it.
+#[derive(Clone, Debug)]
+pub struct KnownRegion {
+    /// Id, bounds, epoch, peers.
+    pub meta: metapb::Region,
+    /// The leader that sent the last heartbeat.
+    pub leader: Option<metapb::Peer>,
+    /// Its term.
+    pub term: u64,
+}
+
+impl Pd {
+    /// Takes a heartbeat of a region's leader. `false` if PD knows something newer.
+    pub(in crate::cluster) fn heartbeat(&mut self, region: &Region) -> bool {
+        let meta = &region.meta;
+        let epoch = region.epoch();
+        if let Some(known) = self.by_id.get(&meta.id) {
+            let old = known.meta.region_epoch.unwrap_or_default();
+            if epoch.version < old.version
+                || epoch.conf_ver < old.conf_ver
+                || region.term < known.term
+            {
+                return false;
+            }
+        }
+        let overlapped = self.overlapping(&meta.start_key, &meta.end_key);
+        let newer = overlapped.iter().filter(|id| **id != meta.id).any(|id| {
+            self.by_id.get(id).is_some_and(|other| {
+                other.meta.region_epoch.unwrap_or_default().version > epoch.version
+            })
+        });
+        if newer {
+            return false;
+        }
+        for id in overlapped {
+            self.forget(id);
+        }
+        self.forget(meta.id);
+        self.by_start.insert(meta.start_key.clone(), meta.id);
+        let known = KnownRegion {
+            meta: meta.clone(),
+            leader: region.leader_peer().cloned(),
+            term: region.term,
+        };
+        self.by_id.insert(meta.id, known);
+        true
+    }
+
+    fn forget(&mut self, id: RegionId) {
+        if let Some(known) = self.by_id.remove(&id)
+            && self.by_start.get(&known.meta.start_key) == Some(&id)
+        {
+            self.by_start.remove(&known.meta.start_key);
+        }
+    }
+
+    fn overlapping(&self, start: &Bytes, end: &Bytes) -> Vec<RegionId> {
+        let first = self.containing(start).map(|known| known.meta.id);
+        let following = self
+            .from(start)
+            .take_while(|known| end.is_empty() || known.meta.start_key < *end)
+            .map(|known| known.meta.id);
+        let mut ids: Vec<RegionId> = first.into_iter().chain(following).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// The region PD believes holds an encoded key.
+    pub fn containing(&self, encoded: &[u8]) -> Option<&KnownRegion> {
+        use std::ops::Bound::{Included, Unbounded};
+        let (_, id) = self
+            .by_start
+            .range::<[u8], _>((Unbounded, Included(encoded)))
+            .next_back()?;
+        self.by_id
+            .get(id)
+            .filter(|known| known.meta.end_key.is_empty() || encoded < known.meta.end_key.as_ref())
+    }
+
+    /// Regions PD believes start at or after an encoded key.
+    pub(super) fn from(&self, encoded: &[u8]) -> impl Iterator<Item = &KnownRegion> {
+        use std::ops::Bound::{Included, Unbounded};
+        self.by_start
+            .range::<[u8], _>((Included(encoded), Unbounded))
+            .filter_map(|(_, id)| self.by_id.get(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::{Cluster, Config, key};
+
+    /// What a region goes through.
+    #[derive(Clone, Debug)]
+    enum Change {
+        Split(u8),
+        /// Merges the region of a key into its neighbour.
+        Merge(u8, bool),
+        Transfer(u8, u64),
+        /// One of the heartbeats that are on their way arrives.
+        Arrive(prop::sample::Index),
+        /// One of them is lost.
+        Lose(prop::sample::Index),
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let k = b'a'..=b'z';
+        prop_oneof![
+            3 => k.clone().prop_map(Change::Split),
+            2 => (k.clone(), any::<bool>()).prop_map(|(k, left)| Change::Merge(k, left)),
+            2 => (k, 1..4u64).prop_map(|(k, store)| Change::Transfer(k, store)),
+            6 => any::<prop::sample::Index>().prop_map(Change::Arrive),
+            1 => any::<prop::sample::Index>().prop_map(Change::Lose),
+        ]
+    }
+
+    fn no_key_has_two_regions(pd: &Pd) {
+        let mut known: Vec<_> = pd.by_id.values().map(|known| &known.meta).collect();
+        known.sort_by(|a, b| a.start_key.cmp(&b.start_key));
+        for pair in known.windows(2) {
+            let end = &pair[0].end_key;
+            assert!(!end.is_empty() && *end <= pair[1].start_key, "{pair:?}");
+        }
+        assert_eq!(pd.by_id.len(), pd.by_start.len());
+    }
+
+    proptest! {
+        #[test]
+        fn heartbeats_in_any_order_lead_to_the_truth(changes in vec(change(), 1..80)) {
+            let config = Config { heartbeat_at_once: false, ..Config::default() };
+            let mut cluster = Cluster::new(config, 1);
+            let mut on_their_way: Vec<Region> = Vec::new();
+            for change in changes {
+                let before = cluster.regions.clone();
+                let at = |k: u8| before.find(&key::encode(&[k])).unwrap();
+                match change {
+                    Change::Split(k) => {
+                        let id = at(k).meta.id;
+                        cluster.split(1, id, &[key::encode(&[k])]);
+                    }
+                    Change::Merge(k, left) => {
+                        let source = at(k);
+                        let target = match left {
+                            true => before.before(&source.meta.start_key).next(),
+                            false => before.starting_at(&source.meta.end_key).next(),
+                        };
+                        if let Some(target) = target {
+                            cluster.merge(1, source.meta.id, target.meta.id);
+                        }
+                    }
+                    Change::Transfer(k, store) => {
+                        let id = at(k).meta.id;
+                        cluster.transfer_leader(1, id, store);
+                    }
+                    Change::Arrive(index) if !on_their_way.is_empty() => {
+                        let region = on_their_way.swap_remove(index.index(on_their_way.len()));
+                        cluster.pd.heartbeat(&region);
+                    }
+                    Change::Lose(index) if !on_their_way.is_empty() => {
+                        on_their_way.swap_remove(index.index(on_their_way.len()));
+                    }
+                    Change::Arrive(_) | Change::Lose(_) => {}
+                }
+                no_key_has_two_regions(&cluster.pd);
+                // Every leader tells of what has changed.
+                let changed = cluster.regions.iter().filter(|region| {
+                    before.get(region.meta.id).is_none_or(|old| {
+                        old.meta != region.meta || old.term != region.term
+                    })
+                });
+                on_their_way.extend(changed.cloned());
+            }
+            // The regular heartbeats come in the end, and old ones after them.
+            let truth: Vec<Region> = cluster.regions.iter().cloned().collect();
+            for region in truth.iter().chain(&on_their_way) {
+                cluster.pd.heartbeat(region);
+                no_key_has_two_regions(&cluster.pd);
+            }
+            for region in &truth {
+                let known = cluster.pd.containing(&region.meta.start_key).unwrap();
+                prop_assert_eq!(&known.meta, &region.meta);
+                prop_assert_eq!(known.leader.as_ref(), region.leader_peer());
+            }
+            prop_assert_eq!(cluster.pd.by_id.len(), truth.len());
+        }
+    }
+}
