@@ -1,5 +1,6 @@
 //! The queue of those who wait for a key: its order, what wakes them, and what they are answered.
 
+use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::DoPessimisticCheck;
 use tikv_proto::kvrpcpb::{
     CheckTxnStatusRequest, PessimisticLockKeyResult, PessimisticLockKeyResultType,
     PessimisticLockRequest, PessimisticLockResponse, PessimisticRollbackRequest, PrewriteRequest,
@@ -326,6 +327,41 @@ fn test_wake_up() {
         let expected = if expired { blocked.clone() } else { Vec::new() };
         must_wake(&mut b, expected, (start_ts, 0));
     }
+}
+
+/// What the server's test leaves out.
+#[test]
+fn the_rare_ways_of_releasing_a_lock_wake_up_too() {
+    let mut b = Bench::new();
+    // A commit in one phase takes the pessimistic lock along.
+    b.must_lock(b"k", b"k", 10, 10);
+    let ticket = b.must_wait(NOW, wish(b"k", 20));
+    b.heart_beat(b"k", 10, 60_000);
+    assert_eq!(b.tickets(NOW), []);
+    let response = b.prewrite(PrewriteRequest {
+        mutations: vec![put(b"k", b"v")],
+        primary_lock: "k".into(),
+        start_version: 10,
+        for_update_ts: 10,
+        pessimistic_actions: vec![DoPessimisticCheck.into()],
+        try_one_pc: true,
+        ..Default::default()
+    });
+    assert_eq!(response.one_pc_commit_ts, 11);
+    assert_eq!(release(&b.must_wake(NOW, ticket)), (10, 11));
+    // Who asks for the state of a secondary rolls a pessimistic lock back.
+    b.must_lock(b"k", b"k", 30, 30);
+    let ticket = b.must_wait(NOW, wish(b"k", 40));
+    assert_eq!(b.check_secondary(b"k", 30), (0, false));
+    assert_eq!(release(&b.must_wake(NOW, ticket)), (30, 0));
+    // A prewrite does not release the lock that it replaces.
+    b.must_lock(b"k", b"k", 50, 50);
+    let ticket = b.must_wait(NOW, wish(b"k", 60));
+    b.must_prewrite_pessimistic(b"k", 50, 50);
+    assert_eq!(b.tickets(NOW), []);
+    let response = b.must_wake(NOW + WAIT_MS_MAX, ticket);
+    assert_eq!(locked(&response).lock_version, 50);
+    assert_eq!(locked(&response).duration_to_last_update_ms, 0);
 }
 
 #[test]
