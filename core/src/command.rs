@@ -9,7 +9,7 @@
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use tikv_proto::{coprocessor, errorpb, kvrpcpb, pdpb};
+use tikv_proto::{coprocessor, errorpb, kvrpcpb, mpp, pdpb};
 
 /// Asks whether a server lives (the gRPC health checking protocol, of which an empty name means
 /// the server as a whole).
@@ -269,6 +269,8 @@ catalogue! {
         GetOperator: "/pdpb.PD/GetOperator", pdpb::GetOperatorRequest, pdpb::GetOperatorResponse;
         GetMinTs: "/pdpb.PD/GetMinTS", pdpb::GetMinTsRequest, pdpb::GetMinTsResponse;
         GetGcState: "/pdpb.PD/GetGCState", pdpb::GetGcStateRequest, pdpb::GetGcStateResponse;
+        DispatchMppTask: "/tikvpb.Tikv/DispatchMPPTask", mpp::DispatchTaskRequest, mpp::DispatchTaskResponse;
+        CancelMppTask: "/tikvpb.Tikv/CancelMPPTask", mpp::CancelTaskRequest, mpp::CancelTaskResponse;
         HealthCheck: "/grpc.health.v1.Health/Check", HealthCheckRequest, HealthCheckResponse;
     }
 }

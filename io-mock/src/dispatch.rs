@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use tikv_core::Timestamp;
 use tikv_core::driver::{Rpc, TransportError, TsoRequest};
-use tikv_core::wire::{Command, HealthCheckResponse, RegionResponse, Response, ServingStatus};
+use tikv_core::wire::{
+    Command, HealthCheckResponse, RegionResponse, Response, ServingStatus, encode_request,
+};
 use tikv_proto::{errorpb, kvrpcpb, pdpb};
 
 use crate::cluster::Cluster;
@@ -64,6 +66,24 @@ fn guarded<R>(
         (Some(answer), WritePoint::Answered) => answer,
         (_, _) => Err(GrpcError::new(GrpcCode::Unavailable, "connection reset")),
     }
+}
+
+/// The answer to a request that a store does not know itself.
+fn extended(
+    cluster: &Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: &Command,
+) -> Result<Response, GrpcError> {
+    let path = command.path();
+    if !path.starts_with("/tikvpb.Tikv/") {
+        return Err(unimplemented(command));
+    }
+    let request = encode_request(None, command);
+    let answer = cluster.extended_call(now_ms, store, path, &request)?;
+    let answer = answer.into_iter().next().unwrap_or_default();
+    let unreadable = |error| GrpcError::new(GrpcCode::Unknown, format!("no answer: {error}"));
+    command.decode_response(answer).map_err(unreadable)
 }
 
 /// The answer that a request gets without being looked at.
@@ -123,8 +143,8 @@ macro_rules! store_calls {
                     let status = ServingStatus::Serving.into();
                     Ok(Response::HealthCheck(HealthCheckResponse { status }))
                 }
-                // The catalogue may grow; what a store does not know it says so.
-                other => Err(unimplemented(&other)),
+                // The catalogue may grow; what neither a store nor its extension knows, it says so.
+                other => extended(cluster, now_ms, store, &other),
             }
         }
     };
@@ -166,6 +186,8 @@ store_calls! {
     SplitRegion => split_region;
     MvccGetByKey => mvcc_get_by_key;
     MvccGetByStartTs => mvcc_get_by_start_ts;
+    Coprocessor => coprocessor;
+    RawCoprocessor => raw_coprocessor;
     PrepareFlashbackToVersion => kv_prepare_flashback_to_version;
     FlashbackToVersion => kv_flashback_to_version;
     GetLockWaitInfo => get_lock_wait_info;
@@ -435,10 +457,7 @@ mod tests {
     fn what_a_node_does_not_know_is_a_status() {
         for (node, command) in [
             (Node::Store(1), Command::GetMembers(Default::default())),
-            (
-                Node::Store(1),
-                kvrpcpb::RawCoprocessorRequest::default().into(),
-            ),
+            (Node::Store(1), Command::DispatchMppTask(Default::default())),
             (Node::Pd(0), kvrpcpb::GetRequest::default().into()),
         ] {
             let error = ask(node, command).unwrap_err();

@@ -18,6 +18,7 @@
 //! | where in its life a write is when something happens | [`held_writes`], [`crash`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
+//! | what stores leave to others | [`coprocessor`], [`extension`] |
 //! | PD | [`pd`] |
 //! | the whole as bytes | [`snapshot`] |
 //!
@@ -26,7 +27,9 @@
 
 pub mod api_version;
 mod checksum;
+pub mod coprocessor;
 pub mod crash;
+pub mod extension;
 pub mod failure;
 pub mod flashback;
 pub mod held_writes;
@@ -64,6 +67,7 @@ use std::collections::BTreeMap;
 use tikv_proto::kvrpcpb::ApiVersion;
 use tikv_proto::metapb;
 
+use self::extension::Extended;
 use self::injection::Injection;
 use self::lock_wait::LockWaits;
 use self::lock_wait::waking::Woken;
@@ -101,6 +105,8 @@ pub struct Config {
     pub keep_truth: bool,
     /// What stores say their version is.
     pub store_version: String,
+    /// Who answers what stores leave to others.
+    pub extension: Option<Extended>,
 }
 
 impl Default for Config {
@@ -118,6 +124,7 @@ impl Default for Config {
             operator_ms: 0,
             keep_truth: false,
             store_version: "9.0.0-beta.2".to_owned(),
+            extension: None,
         }
     }
 }

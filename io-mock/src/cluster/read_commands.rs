@@ -22,15 +22,15 @@ use super::region::StoreId;
 use super::region_checks::Access;
 
 /// A read's way to its data.
-struct ReadPlan<'a> {
-    context: &'a Context,
-    command: &'static str,
-    ts: u64,
-    bypass: &'a [u64],
+pub(super) struct ReadPlan<'a> {
+    pub(super) context: &'a Context,
+    pub(super) command: &'static str,
+    pub(super) ts: u64,
+    pub(super) bypass: &'a [u64],
 }
 
 impl<'a> ReadPlan<'a> {
-    fn rules(&self, access: &'a [u64]) -> ReadRules<'a> {
+    pub(super) fn rules(&self, access: &'a [u64]) -> ReadRules<'a> {
         ReadRules {
             ts: self.ts,
             isolation: self.context.isolation_level(),
@@ -219,7 +219,7 @@ impl Cluster {
         Ok(read(&self.reader(region), keys))
     }
 
-    fn raise_for_read(
+    pub(super) fn raise_for_read(
         &mut self,
         now_ms: u64,
         store: StoreId,
@@ -232,7 +232,7 @@ impl Cluster {
     }
 
     /// The leader's store, if this read must be confirmed there because a replica serves it.
-    fn asked_leader(
+    pub(super) fn asked_leader(
         &self,
         store: StoreId,
         context: &Context,
@@ -353,7 +353,7 @@ impl Cluster {
         Ok(scan(&self.reader(region), &range, &rules, wanted)?)
     }
 
-    fn check_memory_range(
+    pub(super) fn check_memory_range(
         &self,
         store: StoreId,
         range: &ScanRange,
@@ -388,7 +388,7 @@ fn check_isolation(context: &Context) -> Result<(), MvccError> {
     Ok(())
 }
 
-fn leader_rules<'a>(plan: &ReadPlan<'a>) -> ReadRules<'a> {
+pub(super) fn leader_rules<'a>(plan: &ReadPlan<'a>) -> ReadRules<'a> {
     ReadRules {
         ts: plan.ts,
         isolation: IsolationLevel::Si,

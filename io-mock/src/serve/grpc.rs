@@ -160,6 +160,11 @@ where
     }
 }
 
+/// A stream of messages that are all known.
+pub(super) fn all(messages: Vec<Bytes>) -> Messages {
+    Messages::new(stream::iter(messages.into_iter().map(Ok)))
+}
+
 /// A stream that is asked again and again for its next message.
 pub(super) fn unfold<S, F, A>(state: S, next: F) -> Messages
 where

@@ -14,6 +14,7 @@
 //! | `served` `builder` | [`ServedCluster`]: addresses, and a hand on the cluster |
 //! | `listener` `tls` | one address that can be shut and opened again |
 //! | `store` `frames` `pd` `health` | what answers there |
+//! | `store_calls` | a store's calls beyond the catalogue |
 //! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
 //! | `plain_http` | what answers to a plain GET |
 //! | `impairment` | what keeps a server from its work |
@@ -33,6 +34,7 @@ mod pd_watches;
 mod plain_http;
 mod served;
 mod store;
+mod store_calls;
 mod tls;
 mod waits;
 mod world;

@@ -14,6 +14,7 @@ use super::health;
 use super::impairment::Impairment;
 use super::listener::Service;
 use super::plain_http;
+use super::store_calls;
 use super::world::World;
 use crate::cluster::failure::GrpcError;
 use crate::cluster::region::StoreId;
@@ -54,6 +55,15 @@ impl Service for StoreServer {
             return grpc::unimplemented(path);
         }
         let path = path.to_owned();
+        if store_calls::is_stream(&path) {
+            return grpc::many(request, move |body| {
+                let answers = server.world.with(|cluster, now_ms| {
+                    store_calls::answers(cluster, now_ms, server.id, &path, body)
+                })?;
+                Ok(grpc::all(answers))
+            })
+            .await;
+        }
         grpc::unary(request, move |body| server.answer(path, body)).await
     }
 }
@@ -80,16 +90,24 @@ impl StoreServer {
     }
 
     async fn answer(self: Arc<Self>, path: String, body: Bytes) -> Result<Bytes, Status> {
-        let command = Command::decode_request(&path, body)
-            .ok_or_else(|| Status::unimplemented(format!("unknown method {path}")))?
+        let command = Command::decode_request(&path, body.clone())
+            .transpose()
             .map_err(grpc::unreadable)?;
         self.impairment.admit().await;
-        let answer = self.dispatch(command).await.map_err(grpc::status)?;
+        let answer = match command {
+            Some(command) => {
+                let answer = self.dispatch(command).await.map_err(grpc::status)?;
+                answer.encode()
+            }
+            None => self.world.with(|cluster, now_ms| {
+                store_calls::answer(cluster, now_ms, self.id, &path, body)
+            })?,
+        };
         if self.impairment.takes_reply() {
             // Until the client has had enough.
             std::future::pending::<()>().await;
         }
-        Ok(answer.encode())
+        Ok(answer)
     }
 
     /// Has the cluster answer a request, now or when it has waited long enough.

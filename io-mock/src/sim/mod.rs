@@ -84,6 +84,7 @@ use self::executor::Executor;
 use self::shared::Shared;
 use self::world::{EPOCH_MS, World};
 use crate::check::Violation;
+use crate::cluster::extension::Extended;
 use crate::cluster::{self, Cluster};
 
 /// One run to be made.
@@ -94,6 +95,7 @@ pub struct Simulation {
     calm: bool,
     timeline: Option<Box<dyn Write + Send>>,
     replay: Option<String>,
+    extension: Option<Extended>,
 }
 
 impl Simulation {
@@ -105,6 +107,7 @@ impl Simulation {
             calm: false,
             timeline: None,
             replay: None,
+            extension: None,
         }
     }
 
@@ -146,6 +149,12 @@ impl Simulation {
         self
     }
 
+    /// Who answers what stores leave to others, as deterministically as everything else.
+    pub fn extension(mut self, extension: impl Into<Extended>) -> Self {
+        self.extension = Some(extension.into());
+        self
+    }
+
     /// What the run is going to be.
     pub fn drawn(&self) -> &Plan {
         &self.plan
@@ -183,6 +192,7 @@ impl Simulation {
                 pd_members: plan.pd_members,
                 heartbeat_at_once: false,
                 keep_truth: true,
+                extension: self.extension,
                 ..cluster::Config::default()
             },
             EPOCH_MS,

@@ -46,6 +46,8 @@ pub(super) fn load_config(saved: wire::Config) -> Result<Config, SnapshotError> 
         operator_ms: saved.operator_ms,
         keep_truth: saved.keep_truth,
         store_version: saved.store_version,
+        // Code is not saved.
+        extension: None,
     })
 }
 
