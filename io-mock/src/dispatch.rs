@@ -13,17 +13,18 @@ use tikv_core::wire::{
 use tikv_proto::{errorpb, kvrpcpb, pdpb};
 
 use crate::cluster::Cluster;
-use crate::cluster::crash::WritePoint;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
+use crate::cluster::region_errors::stale_command;
+use crate::cluster::write_end::{End, WritePoint};
 use crate::node::Node;
 
 /// Has a store answer a request that carries its context.
 ///
 /// # Errors
 ///
-/// A failure below the level of replies: the store is down or dies of the request, belongs to
+/// A failure below the level of replies: the store is down, or dies of the request, or belongs to
 /// another cluster, or knows no such request.
 pub fn store(
     cluster: &mut Cluster,
@@ -31,40 +32,111 @@ pub fn store(
     store: StoreId,
     command: Command,
 ) -> Result<Response, GrpcError> {
-    guarded(
-        cluster,
-        store,
-        command,
-        |now| now,
-        |cluster, command| answer(cluster, now_ms, store, command),
-    )
+    match serve(cluster, now_ms, store, command, Patience::None)? {
+        Answer::Now(response) => Ok(response),
+        Answer::Later(_) => Err(GrpcError::new(GrpcCode::Unknown, "nobody may wait")),
+    }
 }
 
-/// Has a store answer, unless somebody wants it to refuse without looking, or to die on the way.
-fn guarded<R>(
+/// Whether a request may wait for a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    None,
+    Some,
+}
+
+type Served = Result<Answer<Response>, GrpcError>;
+
+/// Has a store answer a request that may be refused without being looked at, or ended in the
+/// middle.
+fn serve(
     cluster: &mut Cluster,
+    now_ms: u64,
     store: StoreId,
     command: Command,
-    wrap: fn(Response) -> R,
-    answer: impl FnOnce(&mut Cluster, Command) -> Result<R, GrpcError>,
-) -> Result<R, GrpcError> {
+    patience: Patience,
+) -> Served {
     if let Some(injected) = injected(cluster, store, &command) {
-        return Ok(wrap(injected));
+        return Ok(Answer::Now(injected));
     }
-    let crash = is_write(&command).then(|| cluster.take_crash(store));
-    let Some(point) = crash.flatten() else {
-        return answer(cluster, command);
-    };
-    let answer = match point {
-        WritePoint::BeforePropose => None,
-        WritePoint::Proposed { .. } | WritePoint::Applied | WritePoint::Answered => {
-            Some(answer(cluster, command))
+    let end = is_write(&command).then(|| cluster.take_write_end(store));
+    match end.flatten() {
+        None => look_at(cluster, now_ms, store, command, patience),
+        Some((End::Crash, point)) => crash(cluster, now_ms, store, command, patience, point),
+        Some((End::StepDown, point)) => step_down(cluster, now_ms, store, command, patience, point),
+    }
+}
+
+fn look_at(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: Command,
+    patience: Patience,
+) -> Served {
+    match command {
+        Command::PessimisticLock(request) if patience == Patience::Some => {
+            cluster.end_waits(now_ms);
+            cluster.admit(store, request.context.as_deref())?;
+            Ok(
+                match cluster.begin_pessimistic_lock(now_ms, store, request) {
+                    Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
+                    Answer::Later(ticket) => Answer::Later(ticket),
+                },
+            )
         }
-    };
+        other => answer(cluster, now_ms, store, other).map(Answer::Now),
+    }
+}
+
+/// Has a store die of a write.
+fn crash(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: Command,
+    patience: Patience,
+    point: WritePoint,
+) -> Served {
+    let answer = (point != WritePoint::BeforePropose)
+        .then(|| look_at(cluster, now_ms, store, command, patience));
+    cluster.write_has_ended(store);
     cluster.stop_store(store);
     match (answer, point) {
         (Some(answer), WritePoint::Answered) => answer,
         (_, _) => Err(GrpcError::new(GrpcCode::Unavailable, "connection reset")),
+    }
+}
+
+/// Has the leader of a region deposed in the middle of a write.
+fn step_down(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: Command,
+    patience: Patience,
+    point: WritePoint,
+) -> Served {
+    let id = context(&command).map_or(0, |context| context.region_id);
+    if cluster
+        .region(id)
+        .is_none_or(|region| region.leader != Some(store))
+    {
+        cluster.write_has_ended(store);
+        return look_at(cluster, now_ms, store, command, patience);
+    }
+    if point == WritePoint::BeforePropose {
+        cluster.write_has_ended(store);
+        cluster.depose_leader(id);
+        return look_at(cluster, now_ms, store, command, patience);
+    }
+    let stale = refusal(&command, stale_command());
+    let answer = look_at(cluster, now_ms, store, command, patience);
+    let has_proposed = cluster.write_has_ended(store);
+    cluster.depose_leader(id);
+    match stale {
+        Some(stale) if has_proposed && point != WritePoint::Answered => Ok(Answer::Now(stale)),
+        _ => answer,
     }
 }
 
@@ -205,23 +277,7 @@ pub fn begin(
     id: StoreId,
     command: Command,
 ) -> Result<Answer<Response>, GrpcError> {
-    guarded(
-        cluster,
-        id,
-        command,
-        Answer::Now,
-        |cluster, command| match command {
-            Command::PessimisticLock(request) => {
-                cluster.end_waits(now_ms);
-                cluster.admit(id, request.context.as_deref())?;
-                Ok(match cluster.begin_pessimistic_lock(now_ms, id, request) {
-                    Answer::Now(response) => Answer::Now(Response::PessimisticLock(response)),
-                    Answer::Later(ticket) => Answer::Later(ticket),
-                })
-            }
-            other => answer(cluster, now_ms, id, other).map(Answer::Now),
-        },
-    )
+    serve(cluster, now_ms, id, command, Patience::Some)
 }
 
 /// Takes the answers of requests that have stopped waiting. To be called after every request, and

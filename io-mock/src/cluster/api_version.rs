@@ -37,6 +37,7 @@ impl ApiCheck<'_> {
         let requested = self.context.api_version();
         Ok(match (self.storage, requested, self.mode) {
             (ApiVersion::V1, ApiVersion::V1, _) => None,
+            // Clients do not know whether there is TTL.
             (ApiVersion::V1ttl, ApiVersion::V1, Mode::Raw) => None,
             (ApiVersion::V2, ApiVersion::V1, Mode::Txn) => Some(b"mt"),
             (ApiVersion::V2, ApiVersion::V2, Mode::Txn) => Some(b"x"),

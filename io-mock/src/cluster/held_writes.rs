@@ -6,11 +6,17 @@
 //!
 //! Another write to the region waits for those before it, so a call that writes releases them
 //! first. So does everything that puts an entry behind them into the log: splits, merges, transfers.
+//!
+//! Raw writes are held if they are to be atomic: compare-and-swap and those that say so. Plain ones
+//! wait for nobody, as in a real store: one may come between what a compare-and-swap has read and
+//! what it writes.
+
+use bytes::Bytes;
 
 use super::Cluster;
 use super::key::Key;
 use super::mvcc::changes::Changes;
-use super::mvcc::engine::Change;
+use super::mvcc::engine::{Change, ColumnFamily, RawValue};
 use super::region::{RegionId, StoreId};
 
 /// A write that has been proposed.
@@ -18,10 +24,21 @@ use super::region::{RegionId, StoreId};
 pub struct HeldWrite {
     store: StoreId,
     changes: Changes,
+    raw: Vec<RawChange>,
+}
+
+/// A change of a raw value.
+#[derive(Clone, Debug)]
+pub(super) struct RawChange {
+    pub(super) cf: ColumnFamily,
+    /// The stored key.
+    pub(super) key: Bytes,
+    /// The new value, if there is one.
+    pub(super) value: Option<RawValue>,
 }
 
 impl Cluster {
-    /// Has a region hold the writes of transactions proposed from now on, until they are
+    /// Has a region hold the writes of transactions, and atomic raw ones, from now on, until they are
     /// [released](Cluster::release_writes). Their replies are returned at once; whoever calls keeps
     /// them back until then.
     pub fn hold_writes(&mut self, id: RegionId) {
@@ -40,7 +57,7 @@ impl Cluster {
 
     /// Proposes changes: applies them, or keeps them to be applied.
     pub(super) fn propose(&mut self, now_ms: u64, store: StoreId, id: RegionId, changes: Changes) {
-        if self.loses_proposals(store) {
+        if self.note_proposal(store) {
             return;
         }
         // What only the leader's memory holds is proposed by nobody.
@@ -58,7 +75,49 @@ impl Cluster {
             store.memory_locks.extend(published);
         }
         if let Some(region) = self.regions.get_mut(id) {
-            region.held_writes.push(HeldWrite { store, changes });
+            let raw = Vec::new();
+            region.held_writes.push(HeldWrite {
+                store,
+                changes,
+                raw,
+            });
+        }
+    }
+
+    /// Proposes changes of raw values.
+    pub(super) fn propose_raw(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        id: RegionId,
+        atomic: bool,
+        changes: Vec<RawChange>,
+    ) {
+        if self.note_proposal(store) {
+            return;
+        }
+        if atomic {
+            self.apply_held(now_ms, id);
+            if let Some(region) = self.regions.get_mut(id)
+                && region.holds_writes
+            {
+                region.held_writes.push(HeldWrite {
+                    store,
+                    changes: Changes::default(),
+                    raw: changes,
+                });
+                return;
+            }
+        }
+        self.apply_raw(changes);
+    }
+
+    fn apply_raw(&mut self, changes: Vec<RawChange>) {
+        for RawChange { cf, key, value } in changes {
+            match value {
+                Some(value) => self.engine.put_raw(cf, key, value),
+                None => self.engine.delete_raw(cf, &key),
+            }
         }
     }
 
@@ -67,13 +126,20 @@ impl Cluster {
         let Some(region) = self.regions.get_mut(id) else {
             return;
         };
-        for HeldWrite { store, changes } in std::mem::take(&mut region.held_writes) {
+        let held = std::mem::take(&mut region.held_writes);
+        for HeldWrite {
+            store,
+            changes,
+            raw,
+        } in held
+        {
             let published: Vec<Key> = changes
                 .published
                 .iter()
                 .map(|(key, _)| key.clone())
                 .collect();
             self.apply_and_wake(now_ms, store, id, changes);
+            self.apply_raw(raw);
             if let Some(store) = self.stores.get_mut(&store) {
                 for key in &published {
                     store.memory_locks.remove(key);
@@ -88,7 +154,7 @@ impl Cluster {
         let Some(region) = self.regions.get_mut(id) else {
             return;
         };
-        for HeldWrite { store, changes } in std::mem::take(&mut region.held_writes) {
+        for HeldWrite { store, changes, .. } in std::mem::take(&mut region.held_writes) {
             if let Some(store) = self.stores.get_mut(&store) {
                 for (key, _) in &changes.published {
                     store.memory_locks.remove(key);

@@ -15,7 +15,7 @@
 //! | versions, locks and their rules | [`mvcc`] |
 //! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_errors`], [`region_admin`] |
 //! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`injection`] |
-//! | where in its life a write is when something happens | [`held_writes`], [`crash`] |
+//! | where in its life a write is when something happens | [`held_writes`], [`write_end`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | what stores leave to others | [`coprocessor`], [`extension`] |
@@ -28,7 +28,6 @@
 pub mod api_version;
 mod checksum;
 pub mod coprocessor;
-pub mod crash;
 pub mod extension;
 pub mod failure;
 pub mod flashback;
@@ -57,6 +56,7 @@ pub mod txn_end;
 pub mod txn_lock;
 pub mod txn_prewrite;
 pub mod txn_status;
+pub mod write_end;
 mod write_path;
 
 #[cfg(test)]
@@ -105,6 +105,9 @@ pub struct Config {
     pub keep_truth: bool,
     /// What stores say their version is.
     pub store_version: String,
+    /// A read below the version up to which garbage has been collected fails. A real server answers
+    /// it as if what was collected had never been.
+    pub refuse_reads_of_garbage: bool,
     /// Who answers what stores leave to others.
     pub extension: Option<Extended>,
 }
@@ -124,6 +127,7 @@ impl Default for Config {
             operator_ms: 0,
             keep_truth: false,
             store_version: "9.0.0-beta.2".to_owned(),
+            refuse_reads_of_garbage: false,
             extension: None,
         }
     }
@@ -142,6 +146,8 @@ pub struct Cluster {
     /// Answers of requests that have stopped waiting, to be taken.
     woken: Vec<Woken>,
     injections: Vec<Injection>,
+    /// Garbage has been collected up to here.
+    collected: u64,
 }
 
 impl Cluster {
@@ -191,6 +197,7 @@ impl Cluster {
             lock_waits: LockWaits::default(),
             woken: Vec::new(),
             injections: Vec::new(),
+            collected: 0,
         }
     }
 

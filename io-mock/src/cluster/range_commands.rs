@@ -125,7 +125,7 @@ impl Cluster {
         let region = self.check_region(store, &context, Access::Write)?;
         self.check_proposal(store, &context, region, pair_size(start.len(), end.len()))?;
         check_deleted_range(region, &start, &end)?;
-        if request.notify_only || self.loses_proposals(store) {
+        if request.notify_only || self.note_proposal(store) {
             return Ok(());
         }
         // Locks that only the leader holds are out of reach of a range deletion.
@@ -252,6 +252,7 @@ impl Cluster {
     /// Removes versions that no read at or above the safe point can see. The server does this by
     /// itself, some time after PD's safe point has moved.
     pub fn collect_garbage(&mut self, safe_point: u64) {
+        self.collected = self.collected.max(safe_point);
         let all = Bytes::new();
         let mut changes = Vec::new();
         for (key, history) in self.engine.histories(&all, &all) {

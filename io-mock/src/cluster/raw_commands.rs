@@ -17,13 +17,14 @@ use tikv_proto::kvrpcpb::{
 use super::Cluster;
 use super::api_version::{ApiCheck, Mode, check_key_len};
 use super::failure::Failure;
+use super::held_writes::RawChange;
 use super::key;
 use super::mvcc::engine::{ColumnFamily, RawValue};
 use super::mvcc::error::MvccError;
 use super::proposal::{making_room, pair_size};
 use super::region::{Region, StoreId};
 use super::region_checks::{Access, RegionError};
-use super::region_errors::key_not_in_region;
+use super::region_errors::{key_not_in_region, max_ts_not_synced};
 
 /// How raw data of this cluster is kept.
 #[derive(Clone, Copy, Debug)]
@@ -123,8 +124,21 @@ impl Cluster {
     ) -> Result<&Region, Failure> {
         self.check_write_load(store, context)?;
         let region = self.check_region(store, context, Access::Write)?;
+        self.check_causal(region)?;
         self.check_proposal(store, context, region, size)?;
         Ok(region)
+    }
+
+    /// Raw data of API v2 is ordered by PD's timestamps, so the leader must have caught up.
+    fn check_causal(&self, region: &Region) -> Result<(), RegionError> {
+        if self.config().api_version == ApiVersion::V2 && !region.max_ts_synced {
+            return Err(errorpb::Error {
+                message: "the leader has not caught up with PD's timestamps".to_owned(),
+                ..max_ts_not_synced()
+            }
+            .into());
+        }
+        Ok(())
     }
 
     /// Reads a raw value of a region.
@@ -300,7 +314,15 @@ impl Cluster {
     ) -> RawPutResponse {
         let context = making_room(request.context.clone());
         let pairs = [(request.key, request.value, request.ttl)];
-        let result = self.raw_write(now_ms, store, &context, "raw_put", &request.cf, &pairs);
+        let result = self.raw_write(
+            now_ms,
+            store,
+            &context,
+            "raw_put",
+            &request.cf,
+            request.for_cas,
+            &pairs,
+        );
         let (region_error, error) = result.map_or_else(texts, |()| (None, String::new()));
         RawPutResponse {
             region_error,
@@ -329,6 +351,7 @@ impl Cluster {
                 &context,
                 "raw_batch_put",
                 &request.cf,
+                request.for_cas,
                 &pairs,
             )
         });
@@ -357,6 +380,7 @@ impl Cluster {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // Two requests of the same fields share it.
     fn raw_write(
         &mut self,
         now_ms: u64,
@@ -364,6 +388,7 @@ impl Cluster {
         context: &Context,
         command: &'static str,
         cf: &str,
+        atomic: bool,
         pairs: &[(Bytes, Bytes, u64)],
     ) -> Result<(), Failure> {
         self.raw_check(context, command)
@@ -384,30 +409,38 @@ impl Cluster {
         for (key, _, _) in pairs {
             check_applied_key(region, &format.stored(key))?;
         }
-        if self.loses_proposals(store) {
-            return Ok(());
-        }
-        for (key, value, ttl) in pairs {
-            let value = RawValue {
+        let id = region.meta.id;
+        let changes = pairs.iter().map(|(key, value, ttl)| RawChange {
+            cf,
+            key: format.stored(key),
+            value: Some(RawValue {
                 value: value.clone(),
                 expires_at: expiry(now_ms, *ttl),
                 deleted: false,
-            };
-            self.engine.put_raw(cf, format.stored(key), value);
-        }
+            }),
+        });
+        self.propose_raw(now_ms, store, id, atomic, changes.collect());
         Ok(())
     }
 
     /// Deletes one key.
     pub fn raw_delete(
         &mut self,
-        _now_ms: u64,
+        now_ms: u64,
         store: StoreId,
         request: RawDeleteRequest,
     ) -> RawDeleteResponse {
         let context = making_room(request.context.clone());
         let keys = [request.key];
-        let result = self.raw_remove(store, &context, "raw_delete", &request.cf, &keys);
+        let result = self.raw_remove(
+            now_ms,
+            store,
+            &context,
+            "raw_delete",
+            &request.cf,
+            request.for_cas,
+            &keys,
+        );
         let (region_error, error) = result.map_or_else(texts, |()| (None, String::new()));
         RawDeleteResponse {
             region_error,
@@ -418,16 +451,18 @@ impl Cluster {
     /// Deletes several keys.
     pub fn raw_batch_delete(
         &mut self,
-        _now_ms: u64,
+        now_ms: u64,
         store: StoreId,
         request: RawBatchDeleteRequest,
     ) -> RawBatchDeleteResponse {
         let context = making_room(request.context.clone());
         let result = self.raw_remove(
+            now_ms,
             store,
             &context,
             "raw_batch_delete",
             &request.cf,
+            request.for_cas,
             &request.keys,
         );
         let (region_error, error) = result.map_or_else(texts, |()| (None, String::new()));
@@ -437,12 +472,15 @@ impl Cluster {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // Two requests of the same fields share it.
     fn raw_remove(
         &mut self,
+        now_ms: u64,
         store: StoreId,
         context: &Context,
         command: &'static str,
         cf: &str,
+        atomic: bool,
         keys: &[Bytes],
     ) -> Result<(), Failure> {
         self.raw_check(context, command)
@@ -457,28 +495,26 @@ impl Cluster {
         for key in keys {
             check_applied_key(region, &format.stored(key))?;
         }
-        if self.loses_proposals(store) {
-            return Ok(());
-        }
-        for key in keys {
-            self.remove_raw_value(cf, format.stored(key));
-        }
+        let id = region.meta.id;
+        let changes = keys.iter().map(|key| RawChange {
+            cf,
+            key: format.stored(key),
+            value: self.deletion(),
+        });
+        let changes = changes.collect();
+        self.propose_raw(now_ms, store, id, atomic, changes);
         Ok(())
     }
 
-    fn remove_raw_value(&mut self, cf: ColumnFamily, stored: Bytes) {
+    /// What stands in the place of a deleted value.
+    fn deletion(&self) -> Option<RawValue> {
         match self.config().api_version {
-            ApiVersion::V2 => {
-                let mark = RawValue {
-                    value: Bytes::new(),
-                    expires_at: 0,
-                    deleted: true,
-                };
-                self.engine.put_raw(cf, stored, mark);
-            }
-            ApiVersion::V1 | ApiVersion::V1ttl | ApiVersion::V3 => {
-                self.engine.delete_raw(cf, &stored);
-            }
+            ApiVersion::V2 => Some(RawValue {
+                value: Bytes::new(),
+                expires_at: 0,
+                deleted: true,
+            }),
+            ApiVersion::V1 | ApiVersion::V1ttl | ApiVersion::V3 => None,
         }
     }
 
@@ -513,7 +549,7 @@ impl Cluster {
         let end = format.stored_end(&request.end_key);
         let region = self.raw_written_region(store, &context, pair_size(start.len(), end.len()))?;
         check_deleted_range(region, &start, &end)?;
-        if self.loses_proposals(store) {
+        if self.note_proposal(store) {
             return Ok(());
         }
         self.engine.delete_raw_range(cf, &start, &end);
@@ -560,7 +596,10 @@ impl Cluster {
             return Err(text("ttl is not enabled, but get put request with ttl"));
         }
         self.check_write_load(store, &context)?;
+        let id = self.check_region(store, &context, Access::Write)?.meta.id;
+        self.apply_held(now_ms, id);
         let region = self.check_region(store, &context, Access::Write)?;
+        self.check_causal(region)?;
         let stored = format.stored(&request.key);
         let found = self.raw_alive(now_ms, region, cf, &stored)?;
         let previous = found.map(|value| value.value.clone());
@@ -570,19 +609,21 @@ impl Cluster {
         }
         let size = pair_size(stored.len(), request.value.len());
         self.check_proposal(store, &context, region, size)?;
-        if self.loses_proposals(store) {
-            return Ok((previous, true));
-        }
-        if !request.delete {
-            let value = RawValue {
+        let value = match request.delete {
+            true if previous.is_none() => return Ok((previous, true)),
+            true => self.deletion(),
+            false => Some(RawValue {
                 value: request.value.clone(),
                 expires_at: expiry(now_ms, request.ttl),
                 deleted: false,
-            };
-            self.engine.put_raw(cf, stored, value);
-        } else if previous.is_some() {
-            self.remove_raw_value(cf, stored);
-        }
+            }),
+        };
+        let change = RawChange {
+            cf,
+            key: stored,
+            value,
+        };
+        self.propose_raw(now_ms, store, id, true, vec![change]);
         Ok((previous, true))
     }
 }
@@ -646,3 +687,6 @@ pub(super) fn pairs(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

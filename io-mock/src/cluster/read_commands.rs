@@ -225,6 +225,13 @@ impl Cluster {
         store: StoreId,
         plan: &ReadPlan<'_>,
     ) -> Result<(), Failure> {
+        if self.config.refuse_reads_of_garbage && plan.ts < self.collected {
+            return Err(MvccError::Abort(format!(
+                "a read at {} is below {}, up to which garbage has been collected",
+                plan.ts, self.collected
+            ))
+            .into());
+        }
         if !plan.context.stale_read {
             self.raise_max_ts(now_ms, store, plan.ts)?;
         }
@@ -416,3 +423,6 @@ fn error_pair(error: Box<KeyError>) -> KvPair {
         ..KvPair::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,8 @@ pub struct PeerState {
     pub lag: u64,
     /// Its timestamp for stale reads stands still here while others go on.
     pub safe_ts_stuck: Option<u64>,
+    /// Its store has been started since it last heard how far stale reads may go.
+    pub safe_ts_forgotten: bool,
     /// It has heard of the region and has no data yet.
     pub uninitialized: bool,
     /// It is taking over a copy of all data.
@@ -101,8 +103,11 @@ impl Region {
     /// Timestamp up to which the peer on a store answers stale reads.
     pub fn safe_ts_on(&self, store: StoreId) -> u64 {
         let state = self.peer_states.get(&store);
-        match state.and_then(|state| state.safe_ts_stuck) {
-            Some(stuck) => stuck.min(self.safe_ts),
+        match state {
+            Some(state) if state.safe_ts_forgotten => 0,
+            Some(state) => state
+                .safe_ts_stuck
+                .map_or(self.safe_ts, |ts| ts.min(self.safe_ts)),
             None => self.safe_ts,
         }
     }

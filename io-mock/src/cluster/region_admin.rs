@@ -11,7 +11,7 @@ use super::Cluster;
 use super::key;
 use super::mvcc::engine::Change;
 use super::mvcc::lock::KeyLock;
-use super::region::{Buckets, PeerId, Region, RegionId, StoreId};
+use super::region::{Buckets, PeerId, PeerState, Region, RegionId, StoreId};
 use super::region_checks::{Access, RegionError};
 use super::region_errors::key_not_in_region;
 
@@ -342,10 +342,37 @@ impl Cluster {
         })
     }
 
+    /// Makes a peer a witness, which has no data, or takes that back. A leader stays what it is.
+    pub fn set_witness(
+        &mut self,
+        now_ms: u64,
+        id: RegionId,
+        store_id: StoreId,
+        witness: bool,
+    ) -> bool {
+        let can_change = self.regions.get(id).is_some_and(|region| {
+            region.leader != Some(store_id) && region.peer_on(store_id).is_some()
+        });
+        can_change
+            && self.change_epoch(now_ms, id, |region, epoch| {
+                let mut peers = region.meta.peers.iter_mut();
+                if let Some(peer) = peers.find(|peer| peer.store_id == store_id) {
+                    peer.is_witness = witness;
+                    epoch.conf_ver += 1;
+                }
+            })
+    }
+
     /// Sets the timestamp up to which a region's followers answer stale reads; it never falls.
     pub fn set_safe_ts(&mut self, id: RegionId, safe_ts: u64) {
         if let Some(region) = self.regions.get_mut(id) {
             region.safe_ts = region.safe_ts.max(safe_ts);
+            for state in region.peer_states.values_mut() {
+                state.safe_ts_forgotten = false;
+            }
+            region
+                .peer_states
+                .retain(|_, state| *state != PeerState::default());
         }
     }
 

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tikv_proto::metapb;
 
-use super::crash::WritePoint;
 use super::key::Key;
 use super::load::Load;
 use super::mvcc::lock::Lock;
 use super::mvcc::max_ts::MaxTs;
 use super::region::{Region, RegionId};
+use super::write_end::{End, Ending, WritePoint};
 
 /// One store.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +35,10 @@ pub struct Store {
     pub feedback_seq_no: u64,
     /// What keeps it from answering at once.
     pub load: Load,
-    /// It dies here in its next write.
-    pub crash_at: Option<WritePoint>,
-    /// It is dying, and what it proposes is lost.
-    pub loses_proposals: bool,
+    /// How, and where, its next write ends.
+    pub ends_write: Option<(End, WritePoint)>,
+    /// The write that is being ended.
+    pub ending: Option<Ending>,
     /// How full its disk is.
     pub disk: Disk,
     /// Regions as peers here still know them that have fallen behind.
@@ -77,8 +77,8 @@ impl Store {
         self.large_txns.clear();
         self.load = Load::default();
         self.slow_score = 1;
-        self.crash_at = None;
-        self.loses_proposals = false;
+        self.ends_write = None;
+        self.ending = None;
         self.feedback_seq_no = self.feedback_seq_no.max(now_ms);
     }
 }

@@ -82,6 +82,16 @@ impl Cluster {
         for id in led {
             self.elect(now_ms, id, store);
         }
+        // How far stale reads may go its followers hear from their leaders again.
+        let followed: Vec<_> = self
+            .regions
+            .iter()
+            .filter(|r| r.safe_ts != 0 && r.leader != Some(store))
+            .map(|r| r.meta.id)
+            .collect();
+        for id in followed {
+            self.set_peer_state(id, store, |peer| peer.safe_ts_forgotten = true);
+        }
     }
 
     /// Sets how slow a store says it is, from 1, healthy, to 100. Its next feedback tells.

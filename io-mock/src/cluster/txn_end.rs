@@ -20,6 +20,9 @@ use super::mvcc::lock::{KeyLock, Lock};
 use super::proposal::{making_room, system};
 use super::region::StoreId;
 
+/// How many locks of a region one entry of the log resolves.
+const RESOLVED_AT_ONCE: usize = 256;
+
 impl Cluster {
     /// Commits the keys of one region.
     pub fn kv_commit(
@@ -222,33 +225,62 @@ impl Cluster {
                 .map(|info| (info.txn, info.status))
                 .collect()
         };
-        let committed = self.txn_write(now_ms, store, &context, 0, |work, _| {
-            let all = Bytes::new();
-            let (locks, _) = work
-                .reader
-                .scan_stored_locks(&all, &all, 0, |lock| fates.contains_key(&lock.start_ts));
-            let mut committed = Vec::new();
-            for (key, lock) in locks {
-                let members: Vec<Lock> = match lock {
-                    KeyLock::Exclusive(lock) => vec![lock],
-                    KeyLock::Shared(shared) => shared.members.into_values().collect(),
-                };
-                for lock in members {
-                    let Some(&commit_ts) = fates.get(&lock.start_ts) else {
-                        continue;
-                    };
-                    if resolve_one(work, &key, &lock, commit_ts)? {
-                        committed.push((lock.start_ts, commit_ts));
-                    }
-                }
+        let mut from = Bytes::new();
+        loop {
+            let (committed, next) = self.txn_write(now_ms, store, &context, 0, |work, _| {
+                resolve_batch(work, &fates, &from)
+            })?;
+            for (start_ts, commit_ts) in committed {
+                self.remember_commit(now_ms, store, start_ts, commit_ts);
             }
-            Ok(committed)
-        })?;
-        for (start_ts, commit_ts) in committed {
-            self.remember_commit(now_ms, store, start_ts, commit_ts);
+            match next {
+                // What is lost is found again for ever.
+                Some(next) if !self.loses_proposals(store) => from = next,
+                Some(_) | None => return Ok(()),
+            }
         }
-        Ok(())
     }
+}
+
+/// Transactions that have committed, with their commit versions.
+type Committed = Vec<(u64, u64)>;
+
+/// Ends the transactions of some locks from an encoded key on; those known to be committed, and
+/// where the next locks begin.
+fn resolve_batch(
+    work: &mut Work<'_>,
+    fates: &BTreeMap<u64, u64>,
+    from: &Bytes,
+) -> Result<(Committed, Option<Bytes>), Failure> {
+    let wanted = |lock: &Lock| fates.contains_key(&lock.start_ts);
+    let open = Bytes::new();
+    let (locks, more) = work
+        .reader
+        .scan_stored_locks(from, &open, RESOLVED_AT_ONCE, wanted);
+    // The last key may have shared locks that were cut off: it comes again, once, without these.
+    let next = locks.last().map(|(key, _)| {
+        let mut next = key.encoded().to_vec();
+        if *from == next {
+            next.push(0);
+        }
+        Bytes::from(next)
+    });
+    let mut committed = Vec::new();
+    for (key, lock) in locks {
+        let members: Vec<Lock> = match lock {
+            KeyLock::Exclusive(lock) => vec![lock],
+            KeyLock::Shared(shared) => shared.members.into_values().collect(),
+        };
+        for lock in members {
+            let Some(&commit_ts) = fates.get(&lock.start_ts) else {
+                continue;
+            };
+            if resolve_one(work, &key, &lock, commit_ts)? {
+                committed.push((lock.start_ts, commit_ts));
+            }
+        }
+    }
+    Ok((committed, next.filter(|_| more)))
 }
 
 /// Ends one lock found by a scan; `true` if its transaction is known to be committed.
@@ -300,3 +332,6 @@ fn split(
         Err(failure) => failure.split(),
     }
 }
+
+#[cfg(test)]
+mod tests;

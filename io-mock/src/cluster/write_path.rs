@@ -3,7 +3,7 @@
 //!
 //! A write passes four points: proposed, appended, committed, applied. Here they are usually one; a
 //! simulator that wants to lose a request or a reply does so before or after the call. What happens
-//! in between is the subject of [`held_writes`](super::held_writes) and [`crash`](super::crash).
+//! in between is the subject of [`held_writes`](super::held_writes) and [`write_end`](super::write_end).
 
 use tikv_proto::kvrpcpb::Context;
 

@@ -1,15 +1,18 @@
 //! Extensions wherever a cluster runs.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
+use tikv_core::driver::{Driver, Endpoint, Instant, Io, Operation, Rpc};
 use tikv_core::wire::{Command, Response};
 use tikv_proto::mpp;
 
 use super::{Asked, Extended, Extension};
-use crate::LocalCluster;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 use crate::cluster::tests::{Bench, NOW};
 use crate::dispatch;
+use crate::{LocalCluster, Simulation};
 
 /// Takes MPP tasks of version 1 and none other.
 struct Mpp;
@@ -83,6 +86,30 @@ fn a_cluster_in_process_has_the_extension_of_its_configuration() {
         matches!(answer, Ok(Response::DispatchMppTask(_))),
         "{answer:?}"
     );
+}
+
+#[test]
+fn a_simulated_client_reaches_the_extension() {
+    Simulation::seed(1).extension(Mpp).run(async |sim| {
+        let store = sim.cluster(|cluster| cluster.store(1).cloned());
+        let address = store.expect("a store").meta.address;
+        let rpc = Rpc {
+            endpoint: Endpoint::Store {
+                id: 1,
+                address: address.into(),
+            },
+            context: None,
+            command: Arc::new(task(4)),
+            deadline: Instant::FAR_FUTURE,
+        };
+        let send = Operation::new("mpp", |io: Io| async move { io.send(rpc).await });
+        let answer = sim.driver().run(send).await;
+        assert!(
+            matches!(answer, Ok(Response::DispatchMppTask(_))),
+            "{answer:?}"
+        );
+        Ok(())
+    });
 }
 
 #[test]

@@ -103,3 +103,62 @@ fn what_the_leader_keeps_in_memory_is_there_at_once() {
     b.must_lock(b"k", b"k", 5, 5);
     b.must_pessimistic_locked(b"k", 5, 5);
 }
+
+fn raw_get(b: &mut Bench) -> String {
+    let (context, store) = b.to(b"k");
+    let request = kvrpcpb::RawGetRequest {
+        context,
+        key: "k".into(),
+        ..Default::default()
+    };
+    let value = b.cluster.raw_get(NOW, store, request).value;
+    String::from_utf8(value.to_vec()).expect("text")
+}
+
+fn raw_put(b: &mut Bench, value: &'static str, for_cas: bool) {
+    let (context, store) = b.to(b"k");
+    let request = kvrpcpb::RawPutRequest {
+        context,
+        key: "k".into(),
+        value: value.into(),
+        for_cas,
+        ..Default::default()
+    };
+    assert_eq!(b.cluster.raw_put(NOW, store, request), Default::default());
+}
+
+fn swap(b: &mut Bench, previous: &'static str, value: &'static str) -> bool {
+    let (context, store) = b.to(b"k");
+    let request = kvrpcpb::RawCasRequest {
+        context,
+        key: "k".into(),
+        previous_value: previous.into(),
+        value: value.into(),
+        ..Default::default()
+    };
+    b.cluster.raw_compare_and_swap(NOW, store, request).succeed
+}
+
+#[test]
+fn a_plain_put_may_come_between_what_a_swap_reads_and_writes() {
+    let (mut b, id) = holding();
+    raw_put(&mut b, "a", false);
+    assert_eq!(raw_get(&mut b), "a");
+    assert!(swap(&mut b, "a", "b"));
+    raw_put(&mut b, "lost", false);
+    assert_eq!(raw_get(&mut b), "lost");
+    b.cluster.release_writes(NOW, id);
+    assert_eq!(raw_get(&mut b), "b");
+}
+
+#[test]
+fn an_atomic_put_waits_for_a_swap() {
+    let (mut b, id) = holding();
+    raw_put(&mut b, "a", false);
+    assert!(swap(&mut b, "a", "b"));
+    raw_put(&mut b, "c", true);
+    assert_eq!(raw_get(&mut b), "b", "the swap is done, the put is held");
+    assert!(swap(&mut b, "c", "d"));
+    b.cluster.release_writes(NOW, id);
+    assert_eq!(raw_get(&mut b), "d");
+}

@@ -314,3 +314,18 @@ fn what_is_refused_leaves_its_timestamp_behind() {
     let min = b.must_prewrite_async(put(b"k", b"v"), b"k", &[], ts(10, 0), 0);
     assert_eq!(min, version + 1);
 }
+
+#[test]
+fn a_witness_has_nothing_to_serve() {
+    let (mut b, id) = with_value();
+    b.cluster.set_safe_ts(id, 10);
+    assert!(!b.cluster.set_witness(NOW, id, 1, true), "it leads");
+    assert!(b.cluster.set_witness(NOW, id, 2, true));
+    for how in [How::Plainly, How::ByReplica, How::Stale] {
+        let refused = error(read(&mut b, 2, how, 7)).is_witness;
+        assert_eq!(refused.expect("its detail").region_id, id, "{how:?}");
+    }
+    assert!(!b.cluster.transfer_leader(NOW, id, 2));
+    assert!(b.cluster.set_witness(NOW, id, 2, false));
+    assert_eq!(read(&mut b, 2, How::Stale, 7).value, "v");
+}

@@ -90,6 +90,7 @@ impl Cluster {
             raw: data::save_raw(engine),
             pd: Some(self.pd.save()),
             truth: self.truth.iter().map(data::save_truth).collect(),
+            collected: self.collected,
         };
         let body = snapshot.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
@@ -133,6 +134,7 @@ impl Cluster {
             .ok_or_else(|| SnapshotError::impossible("state of PD"))?;
         let truth = snapshot.truth.into_iter().map(data::load_truth);
         cluster.truth = truth.collect::<Result<_, _>>()?;
+        cluster.collected = snapshot.collected;
         Ok(cluster)
     }
 }

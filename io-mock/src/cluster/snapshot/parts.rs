@@ -28,6 +28,7 @@ pub(super) fn save_config(config: &Config) -> wire::Config {
         operator_ms: config.operator_ms,
         keep_truth: config.keep_truth,
         store_version: config.store_version.clone(),
+        refuse_reads_of_garbage: config.refuse_reads_of_garbage,
     }
 }
 
@@ -46,6 +47,7 @@ pub(super) fn load_config(saved: wire::Config) -> Result<Config, SnapshotError> 
         operator_ms: saved.operator_ms,
         keep_truth: saved.keep_truth,
         store_version: saved.store_version,
+        refuse_reads_of_garbage: saved.refuse_reads_of_garbage,
         // Code is not saved.
         extension: None,
     })

@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub(crate) pd: Option<Pd>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) truth: Vec<Applied>,
+    #[prost(uint64, tag = "9")]
+    pub(crate) collected: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -51,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) keep_truth: bool,
     #[prost(string, tag = "12")]
     pub(crate) store_version: String,
+    #[prost(bool, tag = "13")]
+    pub(crate) refuse_reads_of_garbage: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

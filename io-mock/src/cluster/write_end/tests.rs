@@ -1,9 +1,9 @@
-//! What is left of a write when its store dies of it.
+//! What is left of a write that was ended.
 
 use tikv_core::wire::Command;
 use tikv_proto::kvrpcpb;
 
-use super::WritePoint;
+use super::{End, WritePoint};
 use crate::cluster::failure::GrpcCode;
 use crate::cluster::tests::{Bench, NOW, put};
 use crate::dispatch;
@@ -27,7 +27,7 @@ fn a_write_is_as_far_as_it_got() {
             start_version: 5,
             ..Default::default()
         };
-        b.cluster.crash_at(1, point);
+        b.cluster.end_next_write(1, End::Crash, point);
         let get = kvrpcpb::GetRequest {
             context: b.to(b"k").0,
             version: 3,
@@ -103,7 +103,8 @@ fn raw_writes_and_deletions_are_lost_alike() {
             b.cluster.raw_put(NOW, 1, old);
             let command = request(&b);
             let label = command.label();
-            b.cluster.crash_at(1, WritePoint::Proposed { survives });
+            b.cluster
+                .end_next_write(1, End::Crash, WritePoint::Proposed { survives });
             assert!(dispatch::store(&mut b.cluster, NOW, 1, command).is_err());
             b.cluster.start_store(NOW, 1);
             let get = kvrpcpb::RawGetRequest {
@@ -129,4 +130,65 @@ fn what_a_store_remembers_dies_with_it() {
     b.must_unlocked(b"k");
     let after = b.cluster.next_health_feedback(1).expect("a store");
     assert!(after.feedback_seq_no >= before.feedback_seq_no + 10_000);
+}
+
+#[test]
+fn a_leader_deposed_in_a_write_says_nothing_of_it() {
+    for (point, happened, answered) in POINTS {
+        let mut b = Bench::new();
+        let request = kvrpcpb::PrewriteRequest {
+            context: b.to(b"k").0,
+            mutations: vec![put(b"k", b"v")],
+            primary_lock: "k".into(),
+            start_version: 5,
+            ..Default::default()
+        };
+        b.cluster.end_next_write(1, End::StepDown, point);
+        let answer = dispatch::store(&mut b.cluster, NOW, 1, Command::from(request));
+        let answer = answer.expect("the store lives");
+        let error = dispatch::region_error(&answer).cloned();
+        assert_eq!(error.is_none(), answered, "{point:?}");
+        if let Some(error) = error {
+            let early = point == WritePoint::BeforePropose;
+            assert_eq!(error.not_leader.is_some(), early, "{error:?}");
+            assert_eq!(error.stale_command.is_some(), !early, "{error:?}");
+        }
+        let region = b.cluster.regions().iter().next().expect("a region");
+        let id = region.meta.id;
+        assert_eq!(region.leader, None);
+        assert!(b.cluster.elect(NOW, id, 2));
+        assert_eq!(b.lock_of(b"k").is_some(), happened, "{point:?}");
+    }
+}
+
+#[test]
+fn a_write_that_proposes_nothing_is_answered_before_the_end() {
+    let mut b = Bench::new();
+    b.must_prewrite_put(b"k", b"v", b"k", 5);
+    b.must_commit(b"k", 5, 8);
+    let request = kvrpcpb::PrewriteRequest {
+        context: b.to(b"k").0,
+        mutations: vec![put(b"k", b"v")],
+        primary_lock: "k".into(),
+        start_version: 6,
+        ..Default::default()
+    };
+    b.cluster
+        .end_next_write(1, End::StepDown, WritePoint::Applied);
+    let answer = dispatch::store(&mut b.cluster, NOW, 1, Command::from(request));
+    let answer = answer.expect("an answer");
+    assert_eq!(dispatch::region_error(&answer), None, "it is a conflict");
+}
+
+#[test]
+fn a_restarted_store_does_not_know_how_far_stale_reads_go() {
+    let mut b = Bench::new();
+    let id = b.to(b"k").0.expect("a context").region_id;
+    b.cluster.set_safe_ts(id, 10);
+    b.cluster.stop_store(2);
+    b.cluster.start_store(NOW, 2);
+    let known = |b: &Bench, store| b.cluster.region(id).expect("a region").safe_ts_on(store);
+    assert_eq!((known(&b, 2), known(&b, 3)), (0, 10));
+    b.cluster.set_safe_ts(id, 11);
+    assert_eq!((known(&b, 2), known(&b, 3)), (11, 11));
 }
