@@ -47,8 +47,7 @@ enum Patience {
 
 type Served = Result<Answer<Response>, GrpcError>;
 
-/// Has a store answer a request that may be refused without being looked at, or ended in the
-/// middle.
+/// Has a store answer a request that may be refused without being looked at.
 fn serve(
     cluster: &mut Cluster,
     now_ms: u64,
@@ -59,6 +58,24 @@ fn serve(
     if let Some(injected) = injected(cluster, store, &command) {
         return Ok(Answer::Now(injected));
     }
+    let label = command.label();
+    let answer = ended(cluster, now_ms, store, command, patience)?;
+    if let Answer::Now(response) = &answer
+        && cluster.config().keep_mistakes
+    {
+        cluster.note_mistake(now_ms, store, label, &response.encode());
+    }
+    Ok(answer)
+}
+
+/// Has a store answer a request that may be ended in the middle.
+fn ended(
+    cluster: &mut Cluster,
+    now_ms: u64,
+    store: StoreId,
+    command: Command,
+    patience: Patience,
+) -> Served {
     let end = is_write(&command).then(|| cluster.take_write_end(store));
     match end.flatten() {
         None => look_at(cluster, now_ms, store, command, patience),

@@ -19,6 +19,8 @@ pub struct Load {
     pub scheduler_full: bool,
     /// Too many messages are pending below: nothing is proposed.
     pub raftstore_full: bool,
+    /// Too many ranges are pending to be destroyed.
+    pub gc_worker_full: bool,
     /// Something beside the store wants proposals to come this much later; 0 if nothing does.
     pub observer_delay_ms: u64,
     /// The process is ending.
@@ -79,6 +81,14 @@ impl Cluster {
             .into());
         }
         Ok(())
+    }
+
+    /// What comes before a range is destroyed.
+    pub(super) fn check_gc_load(&self, store: StoreId) -> Result<(), RegionError> {
+        match self.load_of(store).gc_worker_full {
+            true => Err(busy_because("gc worker is busy").into()),
+            false => Ok(()),
+        }
     }
 
     fn load_of(&self, store: StoreId) -> Load {

@@ -19,6 +19,7 @@
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
 //! | what stores leave to others | [`coprocessor`], [`extension`] |
+//! | what clients must not do | [`mistakes`] |
 //! | PD | [`pd`] |
 //! | the whole as bytes | [`snapshot`] |
 //!
@@ -36,6 +37,7 @@ pub mod injection;
 pub mod key;
 pub mod load;
 pub mod lock_wait;
+pub mod mistakes;
 pub mod mvcc;
 pub mod pd;
 mod proposal;
@@ -71,6 +73,7 @@ use self::extension::Extended;
 use self::injection::Injection;
 use self::lock_wait::LockWaits;
 use self::lock_wait::waking::Woken;
+use self::mistakes::Mistake;
 use self::mvcc::engine::Engine;
 use self::mvcc::max_ts::InvalidMaxTs;
 use self::pd::Pd;
@@ -108,6 +111,8 @@ pub struct Config {
     /// A read below the version up to which garbage has been collected fails. A real server answers
     /// it as if what was collected had never been.
     pub refuse_reads_of_garbage: bool,
+    /// Keep the requests that would have ended a real server's process.
+    pub keep_mistakes: bool,
     /// Who answers what stores leave to others.
     pub extension: Option<Extended>,
 }
@@ -128,6 +133,7 @@ impl Default for Config {
             keep_truth: false,
             store_version: "9.0.0-beta.2".to_owned(),
             refuse_reads_of_garbage: false,
+            keep_mistakes: false,
             extension: None,
         }
     }
@@ -146,6 +152,7 @@ pub struct Cluster {
     /// Answers of requests that have stopped waiting, to be taken.
     woken: Vec<Woken>,
     injections: Vec<Injection>,
+    mistakes: Vec<Mistake>,
     /// Garbage has been collected up to here.
     collected: u64,
 }
@@ -197,6 +204,7 @@ impl Cluster {
             lock_waits: LockWaits::default(),
             woken: Vec::new(),
             injections: Vec::new(),
+            mistakes: Vec::new(),
             collected: 0,
         }
     }

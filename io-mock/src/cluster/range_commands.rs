@@ -137,9 +137,15 @@ impl Cluster {
     pub fn unsafe_destroy_range(
         &mut self,
         _now_ms: u64,
-        _store: StoreId,
+        store: StoreId,
         request: UnsafeDestroyRangeRequest,
     ) -> UnsafeDestroyRangeResponse {
+        if let Err(error) = self.check_gc_load(store) {
+            return UnsafeDestroyRangeResponse {
+                region_error: Some(error),
+                ..UnsafeDestroyRangeResponse::default()
+            };
+        }
         if request.start_key.is_empty() || request.end_key.is_empty() {
             return UnsafeDestroyRangeResponse {
                 error: "a real server would crash: unsafe destroy range without both ends"

@@ -238,14 +238,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// The leader's store, if this read must be confirmed there because a replica serves it.
+    /// The leader's store, if this read must be confirmed there because a replica serves it. A read
+    /// that minds no locks has nothing to ask but how far to apply.
     pub(super) fn asked_leader(
         &self,
         store: StoreId,
         context: &Context,
         leader: Option<StoreId>,
     ) -> Option<StoreId> {
-        (context.replica_read && !context.stale_read)
+        let minds_locks = context.isolation_level() == IsolationLevel::Si;
+        (context.replica_read && !context.stale_read && minds_locks)
             .then_some(leader)?
             .filter(|&l| l != store)
     }

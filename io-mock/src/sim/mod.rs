@@ -192,6 +192,7 @@ impl Simulation {
                 pd_members: plan.pd_members,
                 heartbeat_at_once: false,
                 keep_truth: true,
+                keep_mistakes: true,
                 extension: self.extension,
                 ..cluster::Config::default()
             },
@@ -207,7 +208,13 @@ impl Simulation {
         // The world is only looked at after a panic, never run on.
         let ended = catch_unwind(AssertUnwindSafe(|| executor.run(body(sim))));
         let result = match ended {
-            Ok(Ok(Ok(()))) => Ok(Report::of(&shared.lock())),
+            Ok(Ok(Ok(()))) => {
+                let world = shared.lock();
+                match mistake(&world.cluster) {
+                    None => Ok(Report::of(&world)),
+                    Some(violation) => Err(FailureKind::Violation(violation)),
+                }
+            }
             Ok(Ok(Err(violation))) => Err(FailureKind::Violation(violation)),
             Ok(Err(halt)) => Err(halt.into()),
             Err(panic) => Err(FailureKind::panicked(panic.as_ref())),
@@ -222,6 +229,16 @@ impl Simulation {
         }
         result
     }
+}
+
+/// The first request of a client that would have ended a real server's process.
+fn mistake(cluster: &Cluster) -> Option<Violation> {
+    let mistake = cluster.mistakes().first()?;
+    let detail = format!(
+        "s{} got a {} at {} ms: {}",
+        mistake.store, mistake.command, mistake.at_ms, mistake.text
+    );
+    Some(Violation::new("no request crashes a server", detail))
 }
 
 /// Splits the first region and spreads the leaders, as far as the plan says.

@@ -116,6 +116,24 @@ fn nothing_is_proposed_to_a_raftstore_that_is_full_or_delayed() {
 }
 
 #[test]
+fn a_busy_collector_destroys_no_more_ranges() {
+    let mut b = loaded(Load {
+        gc_worker_full: true,
+        ..Load::default()
+    });
+    let request = kvrpcpb::UnsafeDestroyRangeRequest {
+        start_key: "a".into(),
+        end_key: "z".into(),
+        ..Default::default()
+    };
+    let response = b.cluster.unsafe_destroy_range(NOW, 1, request.clone());
+    let busy = response.region_error.and_then(|error| error.server_is_busy);
+    assert_eq!(busy.expect("busy").reason, "gc worker is busy");
+    let response = b.cluster.unsafe_destroy_range(NOW, 2, request);
+    assert_eq!(response, Default::default());
+}
+
+#[test]
 fn a_store_that_is_closing_says_only_that() {
     let mut b = loaded(Load {
         closing: true,

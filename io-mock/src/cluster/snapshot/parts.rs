@@ -29,6 +29,7 @@ pub(super) fn save_config(config: &Config) -> wire::Config {
         keep_truth: config.keep_truth,
         store_version: config.store_version.clone(),
         refuse_reads_of_garbage: config.refuse_reads_of_garbage,
+        keep_mistakes: config.keep_mistakes,
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn load_config(saved: wire::Config) -> Result<Config, SnapshotError> 
         keep_truth: saved.keep_truth,
         store_version: saved.store_version,
         refuse_reads_of_garbage: saved.refuse_reads_of_garbage,
+        keep_mistakes: saved.keep_mistakes,
         // Code is not saved.
         extension: None,
     })

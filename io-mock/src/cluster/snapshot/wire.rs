@@ -55,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) store_version: String,
     #[prost(bool, tag = "13")]
     pub(crate) refuse_reads_of_garbage: bool,
+    #[prost(bool, tag = "14")]
+    pub(crate) keep_mistakes: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
