@@ -383,7 +383,7 @@ impl Cluster {
             .is_some_and(|region| self.pd.heartbeat(region))
     }
 
-    fn change_epoch(
+    pub(super) fn change_epoch(
         &mut self,
         now_ms: u64,
         id: RegionId,
