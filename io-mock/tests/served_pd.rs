@@ -355,4 +355,9 @@ async fn members_forward_lead_and_let_followers_answer() {
         .into_inner();
     assert_eq!(members.leader.unwrap().name, "pd1");
     assert!(follower.get_region(get()).await.is_ok(), "it leads now");
+    let mut down = Request::new(get());
+    let stopped = format!("http://{}", endpoints[0]).parse().unwrap();
+    down.metadata_mut().insert("pd-forwarded-host", stopped);
+    let refused = follower.get_region(down).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
 }

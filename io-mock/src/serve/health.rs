@@ -1,4 +1,5 @@
-//! `grpc.health.v1.Health/Check`: every server that answers at all is serving.
+//! `grpc.health.v1.Health/Check`: every server that answers at all is serving. One that is
+//! paused does not answer.
 
 use bytes::Bytes;
 

@@ -16,6 +16,8 @@ pub(super) struct Impairment {
     /// Something is in the way. Read with every request, so it costs no lock.
     active: AtomicBool,
     state: watch::Sender<State>,
+    /// It has been stopped: nobody can reach it, by way of others either.
+    down: AtomicBool,
     /// How many replies more are to be lost.
     to_lose: AtomicU64,
     shuffle: Mutex<oorandom::Rand32>,
@@ -49,6 +51,7 @@ impl Default for Impairment {
     fn default() -> Self {
         Impairment {
             active: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             state: watch::Sender::new(State::default()),
             to_lose: AtomicU64::new(0),
             shuffle: Mutex::new(oorandom::Rand32::new(0)),
@@ -83,6 +86,16 @@ impl Impairment {
             let active = state.paused || state.shuffled || !state.delay.is_zero();
             self.active.store(active, Ordering::Release);
         });
+    }
+
+    /// The server is stopped, or started again.
+    pub(super) fn stop(&self, down: bool) {
+        self.down.store(down, Ordering::Release);
+    }
+
+    /// Whether it is stopped.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
     }
 
     /// What is in the way now.

@@ -42,6 +42,9 @@ impl Service for PdServer {
         let server = match request.headers().get(FORWARDED_HOST) {
             None => self,
             Some(host) => match self.forwards_to(host.as_bytes()) {
+                Some(server) if server.impairment.is_down() => {
+                    return Status::unavailable("the forwarded host can't be reached").into_http();
+                }
                 Some(server) => Arc::new(server),
                 None => return Status::invalid_argument("unknown forwarded host").into_http(),
             },
@@ -50,7 +53,11 @@ impl Service for PdServer {
         let headers = request.headers();
         let follower_allowed = headers.get(ALLOW_FOLLOWER).is_some_and(|it| it == "true");
         if path == health::CHECK {
-            return grpc::unary(request, async |_| Ok(health::serving())).await;
+            return grpc::unary(request, async move |_| {
+                server.impairment.admit().await;
+                Ok(health::serving())
+            })
+            .await;
         }
         if let Some(answer) = pd_calls::stream(&path) {
             return grpc::each(request, move |body| {

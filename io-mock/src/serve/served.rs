@@ -317,6 +317,7 @@ impl ServedCluster {
     /// Stops a member of PD. If it leads, another one that is still there takes over.
     pub async fn stop_pd_member(&self, member: usize) {
         if let Some(server) = self.shared.pd.get(member) {
+            server.service.impairment.stop(true);
             server.listener.shut().await;
             let led = self.with(|cluster, _| cluster.pd().leader() == Some(member));
             if led {
@@ -334,6 +335,7 @@ impl ServedCluster {
     pub async fn start_pd_member(&self, member: usize) -> io::Result<()> {
         if let Some(server) = self.shared.pd.get(member) {
             server.reopen().await?;
+            server.service.impairment.stop(false);
             if self.with(|cluster, _| cluster.pd().leader().is_none()) {
                 self.lead_pd(Some(member));
             }
@@ -344,6 +346,7 @@ impl ServedCluster {
     /// Stops PD, all its members: ports close and connections are cut. Who led still leads.
     pub async fn stop_pd(&self) {
         for server in &self.shared.pd {
+            server.service.impairment.stop(true);
             server.listener.shut().await;
         }
     }
@@ -356,6 +359,7 @@ impl ServedCluster {
     pub async fn start_pd(&self) -> io::Result<()> {
         for server in &self.shared.pd {
             server.reopen().await?;
+            server.service.impairment.stop(false);
         }
         Ok(())
     }

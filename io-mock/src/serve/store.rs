@@ -49,7 +49,11 @@ impl Service for StoreServer {
             return grpc::streams(request, |requests| frames::answer(server, requests)).await;
         }
         if path == health::CHECK {
-            return grpc::unary(request, async |_| Ok(health::serving())).await;
+            return grpc::unary(request, async move |_| {
+                server.impairment.admit().await;
+                Ok(health::serving())
+            })
+            .await;
         }
         if !path.starts_with("/tikvpb.Tikv/") {
             return grpc::unimplemented(path);

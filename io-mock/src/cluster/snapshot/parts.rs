@@ -35,6 +35,7 @@ pub(super) fn save_config(config: &Config) -> wire::Config {
 
 pub(super) fn load_config(saved: wire::Config) -> Result<Config, SnapshotError> {
     let api_version = ApiVersion::try_from(saved.api_version);
+    // What a later version can be told beside this is at its default.
     Ok(Config {
         cluster_id: saved.cluster_id,
         stores: saved.stores,

@@ -268,6 +268,9 @@ fn cluster(steps: &[Step]) -> Cluster {
 }
 
 proptest! {
+    // Two clusters are written out as text each time.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_loaded_cluster_is_the_one_that_was_saved(
         steps in vec(step(), 0..60),
