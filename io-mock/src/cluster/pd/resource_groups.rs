@@ -47,17 +47,18 @@ impl Default for ResourceGroups {
             ..ResourceGroup::default()
         };
         ResourceGroups {
-            by_name: [(DEFAULT.to_owned(), (group, Bucket::new(settings)))].into(),
+            by_name: [(DEFAULT.to_owned(), (group, Bucket::new(settings, 0.0)))].into(),
         }
     }
 }
 
-fn unit_settings(group: &ResourceGroup) -> TokenLimitSettings {
+/// The limits of a group's bucket, and how much it is given.
+fn units(group: &ResourceGroup) -> (TokenLimitSettings, f64) {
     let units = group.r_u_settings.as_ref();
     let bucket = units.and_then(|settings| settings.r_u.as_ref());
-    bucket
-        .and_then(|bucket| bucket.settings)
-        .unwrap_or_default()
+    bucket.map_or_else(Default::default, |bucket| {
+        (bucket.settings.unwrap_or_default(), bucket.tokens)
+    })
 }
 
 fn failed(message: String) -> GrpcError {
@@ -126,7 +127,8 @@ impl Pd {
         if group.mode() == GroupMode::Unknown {
             return Err(failed("the resource group mode is unknown".to_owned()));
         }
-        let bucket = Bucket::new(unit_settings(&group));
+        let (settings, given) = units(&group);
+        let bucket = Bucket::new(settings, given);
         self.resources
             .by_name
             .insert(group.name.clone(), (group, bucket));
@@ -153,7 +155,8 @@ impl Pd {
             ));
         }
         if group.r_u_settings.is_some() {
-            bucket.change(unit_settings(&group));
+            let (settings, more) = units(&group);
+            bucket.change(settings, more);
         }
         let mode = known.mode;
         *known = group;

@@ -175,6 +175,7 @@ fn save_groups(groups: &ResourceGroups) -> Vec<wire::ResourceGroup> {
         .map(|(group, bucket)| wire::ResourceGroup {
             group: Some(group.clone()),
             settings: Some(bucket.settings),
+            given_bits: bucket.given.to_bits(),
             filled_ms: bucket.filled_ms,
             slots: bucket
                 .slots
@@ -192,7 +193,7 @@ fn save_groups(groups: &ResourceGroups) -> Vec<wire::ResourceGroup> {
 fn load_groups(saved: Vec<wire::ResourceGroup>) -> Option<ResourceGroups> {
     let groups = saved.into_iter().map(|one| {
         let group = one.group?;
-        let mut bucket = Bucket::new(one.settings?);
+        let mut bucket = Bucket::new(one.settings?, f64::from_bits(one.given_bits));
         bucket.filled_ms = one.filled_ms;
         bucket.slots = one
             .slots

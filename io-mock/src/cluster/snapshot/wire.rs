@@ -305,6 +305,8 @@ pub(crate) struct ResourceGroup {
     pub(crate) filled_ms: Option<u64>,
     #[prost(message, repeated, tag = "4")]
     pub(crate) slots: Vec<Slot>,
+    #[prost(fixed64, tag = "5")]
+    pub(crate) given_bits: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
