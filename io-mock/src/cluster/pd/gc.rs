@@ -7,8 +7,8 @@
 //! not collect for themselves share the state of no keyspace. Barriers whose time is over go when
 //! the point is moved next, not before.
 //!
-//! Deliberately absent: the oldest running transaction that old nodes of TiDB write into PD's own
-//! storage, which has no gRPC call.
+//! What old nodes of TiDB write into PD's own storage, the oldest transaction each runs, holds the
+//! points back too; there is no call for it, only [`Pd::set_min_start_ts`].
 
 use std::collections::BTreeMap;
 
@@ -31,6 +31,8 @@ pub struct GcState {
     /// Versions older than this are removed.
     pub gc_safe_point: u64,
     pub(super) barriers: Barriers,
+    /// The oldest transactions that old nodes of TiDB run.
+    pub(super) min_start_ts: BTreeMap<String, u64>,
 }
 
 /// What holds a point back, by id.
@@ -58,7 +60,8 @@ impl Barrier {
     }
 
     fn lives(&self, now_ms: u64) -> bool {
-        self.expires_at_ms.is_none_or(|at| at > now_ms)
+        // The last moment still counts.
+        self.expires_at_ms.is_none_or(|at| at >= now_ms)
     }
 
     pub(super) fn ttl_seconds(&self, now_ms: u64) -> i64 {
@@ -83,6 +86,33 @@ pub(super) struct Advance {
     pub(super) new: u64,
     /// Who stood in the way, and how PD describes that.
     pub(super) blocker: Option<(String, String)>,
+}
+
+/// What holds a point back.
+struct Blocker {
+    /// What an older client is told.
+    service: String,
+    ts: u64,
+    /// What a newer one is told.
+    text: String,
+}
+
+impl Blocker {
+    fn new(kind: &str, id: &str, ts: u64) -> Self {
+        Blocker {
+            service: id.to_owned(),
+            ts,
+            text: format!("{kind} {{ BarrierID: {id:?}, BarrierTS: {ts} }}"),
+        }
+    }
+
+    fn min_start_ts(node: &str, ts: u64) -> Self {
+        Blocker {
+            service: format!("tidb_min_start_ts_{node}"),
+            ts,
+            text: format!("TiDBMinStartTS {{ Key: {node:?}, MinStartTS: {ts} }}"),
+        }
+    }
 }
 
 impl GcStates {
@@ -116,7 +146,8 @@ impl GcStates {
         let old = self.of(keyspace).map_or(0, |state| state.txn_safe_point);
         if target < old {
             return Err(format!(
-                "trying to update txn safe point to a smaller value, current value: {old}, given: {target}"
+                "[PD:gc:ErrDecreasingTxnSafePoint]trying to update txn safe point to a smaller value, \
+                 current value: {old}, given: {target}"
             ));
         }
         self.global.retain(|_, barrier| barrier.lives(now_ms));
@@ -124,24 +155,24 @@ impl GcStates {
         state.barriers.retain(|_, barrier| barrier.lives(now_ms));
         let least = |barriers: &Barriers| {
             let least = barriers.iter().min_by_key(|(_, barrier)| barrier.ts);
-            least.map(|(id, barrier)| (id.clone(), *barrier))
+            least.map(|(id, barrier)| Blocker::new("GCBarrier", id, barrier.ts))
         };
-        let own = least(&state.barriers).filter(|(_, barrier)| barrier.ts < target);
-        let bound = own.as_ref().map_or(target, |(_, barrier)| barrier.ts);
-        let global = least(&self.global).filter(|(_, barrier)| barrier.ts < bound);
-        let kind = if global.is_some() {
-            "GlobalGCBarrier"
-        } else {
-            "GCBarrier"
-        };
-        let blocker = global.or(own);
-        let bound = blocker.as_ref().map_or(target, |(_, barrier)| barrier.ts);
+        let own = least(&state.barriers);
+        let oldest = state.min_start_ts.iter().min_by_key(|(_, ts)| **ts);
+        let oldest = oldest.map(|(node, ts)| Blocker::min_start_ts(node, *ts));
+        let global = least(&self.global).map(|found| Blocker {
+            text: format!("Global{}", found.text),
+            ..found
+        });
+        // Of equals the first one is named.
+        let blockers = [own, oldest, global].into_iter().flatten();
+        let blocker = blockers
+            .filter(|blocker| blocker.ts < target)
+            .min_by_key(|blocker| blocker.ts);
+        let bound = blocker.as_ref().map_or(target, |blocker| blocker.ts);
         let new = bound.max(old);
         self.of_mut(keyspace).txn_safe_point = new;
-        let blocker = blocker.map(|(id, barrier)| {
-            let description = format!("{kind} {{ BarrierID: {id:?}, BarrierTS: {} }}", barrier.ts);
-            (id, description)
-        });
+        let blocker = blocker.map(|blocker| (blocker.service, blocker.text));
         Ok(Advance { old, new, blocker })
     }
 
@@ -151,13 +182,15 @@ impl GcStates {
         let old = state.gc_safe_point;
         if target < old {
             return Err(format!(
-                "trying to update gc safe point to a smaller value, current value: {old}, given: {target}"
+                "[PD:gc:ErrDecreasingGCSafePoint]trying to update GC safe point to a smaller value, \
+                 current value: {old}, given: {target}"
             ));
         }
         if target > state.txn_safe_point {
             return Err(format!(
-                "trying to update gc safe point to a too large value that exceeds the txn safe point, \
-                 current value: {old}, given: {target}, current txn safe point: {}",
+                "[PD:gc:ErrGCSafePointExceedsTxnSafePoint]trying to update GC safe point to a too large \
+                 value that exceeds the txn safe point, current value: {old}, given: {target}, current \
+                 txn safe point: {}",
                 state.txn_safe_point
             ));
         }
@@ -175,6 +208,16 @@ impl Pd {
     /// The same, to change them directly.
     pub fn gc_mut(&mut self) -> &mut GcState {
         &mut self.gc.shared
+    }
+
+    /// Says what an old node of TiDB writes: the oldest transaction it runs, or that it runs none.
+    /// The keyspace is one that collects for itself, or `u32::MAX`.
+    pub fn set_min_start_ts(&mut self, keyspace: u32, node: &str, ts: Option<u64>) {
+        let running = &mut self.gc.of_mut(keyspace).min_start_ts;
+        match ts {
+            Some(ts) => running.insert(node.to_owned(), ts),
+            None => running.remove(node),
+        };
     }
 
     /// Moves the shared safe points as far as barriers allow, and returns where they are.
@@ -215,11 +258,12 @@ impl Pd {
         }
         let meta = self
             .keyspace(id)
-            .ok_or_else(|| "keyspace does not exist".to_owned())?;
+            .ok_or_else(|| "[PD:keyspace:ErrKeyspaceNotFound]keyspace does not exist".to_owned())?;
         match gc_is_own(meta) {
             true => Ok(id),
             false if to_advance => Err(format!(
-                "trying to manage GC in keyspace {id} where keyspace level GC is not enabled"
+                "[PD:gc:ErrGCOnInvalidKeyspace]trying to manage GC in keyspace {id} where keyspace \
+                 level GC is not enabled"
             )),
             false => Ok(NULL_KEYSPACE),
         }
@@ -261,8 +305,8 @@ mod tests {
         assert_eq!(advance(&mut gc, 0, 30), Ok((30, None)));
         assert_eq!(advance(&mut gc, 0, 45), Ok((40, Some("b".into()))));
         assert_eq!(advance(&mut gc, 15_000, 60), Ok((40, Some("b".into()))));
-        assert_eq!(advance(&mut gc, 20_000, 60), Ok((60, None)));
-        assert!(advance(&mut gc, 20_000, 59).is_err());
+        assert_eq!(advance(&mut gc, 20_001, 60), Ok((60, None)));
+        assert!(advance(&mut gc, 20_001, 59).is_err());
         assert!(gc.shared.barriers.is_empty() && gc.global.is_empty());
     }
 

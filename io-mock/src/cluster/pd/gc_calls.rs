@@ -183,7 +183,7 @@ impl Pd {
     ) -> Result<(), String> {
         barrier_id(id)?;
         let state = self.gc.of_mut(keyspace);
-        behind(barrier, state.txn_safe_point)?;
+        behind(barrier, state.txn_safe_point, "GCBarrier", "GC barrier")?;
         state.barriers.insert(id.to_owned(), barrier);
         Ok(())
     }
@@ -240,7 +240,8 @@ impl Pd {
     }
 
     pub(super) fn put_global_barrier(&mut self, id: &str, barrier: Barrier) -> Result<(), String> {
-        behind(barrier, self.gc.txn_safe_point_max())?;
+        let bound = self.gc.txn_safe_point_max();
+        behind(barrier, bound, "GlobalGCBarrier", "global GC barrier")?;
         self.gc.global.insert(id.to_owned(), barrier);
         Ok(())
     }
@@ -280,13 +281,15 @@ fn scope(keyspace: u32) -> Option<KeyspaceScope> {
 fn positive(ttl_seconds: i64) -> Result<(), String> {
     match ttl_seconds > 0 {
         true => Ok(()),
-        false => Err(format!("invalid argument, ttl: {ttl_seconds}s")),
+        false => Err(format!(
+            "[PD:common:ErrInvalidArgument]invalid argument, ttl: {ttl_seconds}s"
+        )),
     }
 }
 
 fn named(id: &str) -> Result<(), String> {
     match id.is_empty() {
-        true => Err("invalid argument, barrierID: ".to_owned()),
+        true => Err("[PD:common:ErrInvalidArgument]invalid argument, barrierID: ".to_owned()),
         false => Ok(()),
     }
 }
@@ -294,18 +297,19 @@ fn named(id: &str) -> Result<(), String> {
 fn barrier_id(id: &str) -> Result<(), String> {
     if id == GC_WORKER {
         return Err(format!(
-            "trying to set a GC barrier with reserved barrier ID {id}"
+            "[PD:gc:ErrReservedGCBarrierID]trying to set a GC barrier with reserved barrier ID {id}"
         ));
     }
     named(id)
 }
 
-fn behind(barrier: Barrier, txn_safe_point: u64) -> Result<(), String> {
+fn behind(barrier: Barrier, txn_safe_point: u64, code: &str, what: &str) -> Result<(), String> {
     if barrier.ts >= txn_safe_point {
         return Ok(());
     }
     Err(format!(
-        "trying to set a GC barrier on ts {} which is already behind the txn safe point {txn_safe_point}",
+        "[PD:gc:Err{code}TSBehindTxnSafePoint]trying to set a {what} on ts {} which is already behind \
+         the txn safe point {txn_safe_point}",
         barrier.ts
     ))
 }

@@ -139,7 +139,7 @@ impl Pd {
         Ok(worker(bound))
     }
 
-    /// The point for versions of a keyspace.
+    /// The point for versions of a keyspace that collects for itself.
     pub fn get_gc_safe_point_v2(
         &self,
         member: usize,
@@ -152,7 +152,7 @@ impl Pd {
             Some(KeyspaceIdentity(identity)) => identity.keyspace_id,
             None => 0,
         };
-        Ok(match self.gc_scope_of(id, false) {
+        Ok(match self.gc_scope_of(id, true) {
             Ok(keyspace) => GetGcSafePointV2Response {
                 header: self.header(),
                 safe_point: self.gc.of(keyspace).map_or(0, |state| state.gc_safe_point),

@@ -23,6 +23,8 @@ mod store_life;
 mod stores;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod token_buckets;
 mod tso;
 

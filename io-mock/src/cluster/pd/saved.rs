@@ -119,6 +119,7 @@ fn save_gc(gc: &GcStates) -> Vec<wire::Gc> {
             txn_safe_point: state.txn_safe_point,
             gc_safe_point: state.gc_safe_point,
             barriers: save_barriers(&state.barriers),
+            min_start_ts: state.min_start_ts.clone(),
         })
         .collect()
 }
@@ -133,6 +134,7 @@ fn load_gc(saved: Vec<wire::Gc>, global: Vec<wire::Barrier>) -> GcStates {
             txn_safe_point: state.txn_safe_point,
             gc_safe_point: state.gc_safe_point,
             barriers: load_barriers(state.barriers),
+            min_start_ts: state.min_start_ts,
         };
     }
     gc

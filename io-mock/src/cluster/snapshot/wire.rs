@@ -1,6 +1,8 @@
 //! The message that a cluster is saved as. A number, once given to a field, is never given to
 //! another.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message;
 use tikv_proto::{keyspacepb, meta_storagepb, metapb, pdpb, resource_manager};
@@ -283,6 +285,8 @@ pub(crate) struct Gc {
     pub(crate) gc_safe_point: u64,
     #[prost(message, repeated, tag = "4")]
     pub(crate) barriers: Vec<Barrier>,
+    #[prost(btree_map = "string, uint64", tag = "5")]
+    pub(crate) min_start_ts: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
