@@ -52,6 +52,25 @@ async fn visits_add_up_while_regions_split_and_leaders_move() -> Result<()> {
 }
 // ANCHOR_END: trouble
 
+// ANCHOR: prepared
+#[tokio::test]
+async fn each_test_begins_with_the_same_data() -> Result<()> {
+    let prepared = LocalCluster::builder().stores(3).start();
+    let client = prepared.transaction_client().await?;
+    visit(&client, "page/home").await?;
+    // Bytes, to be kept in a file beside the test.
+    let saved = prepared.with(|cluster, _| cluster.save());
+
+    for _ in 0..3 {
+        let cluster = tikv_io_mock::cluster::Cluster::load(&saved).expect("it has just been saved");
+        let cluster = LocalCluster::builder().from_cluster(cluster).start();
+        let client = cluster.transaction_client().await?;
+        assert_eq!(visit(&client, "page/home").await?, 2);
+    }
+    Ok(())
+}
+// ANCHOR_END: prepared
+
 #[cfg(feature = "async-std")]
 mod on_async_std {
     use super::{LocalCluster, Result, visit};

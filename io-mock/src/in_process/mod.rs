@@ -93,6 +93,7 @@ enum Served {
 pub struct LocalClusterBuilder {
     config: cluster::Config,
     split_keys: Vec<Bytes>,
+    from: Option<Box<Cluster>>,
     seed: Option<u64>,
 }
 
@@ -102,6 +103,7 @@ impl LocalCluster {
         LocalClusterBuilder {
             config: cluster::Config::default(),
             split_keys: Vec::new(),
+            from: None,
             seed: None,
         }
     }
@@ -177,6 +179,14 @@ impl LocalClusterBuilder {
         self
     }
 
+    /// Goes on from this cluster instead of an empty one: [loaded](Cluster::load) from the bytes of
+    /// one that was prepared before, or a copy of one that other tests use too. Its stores, members
+    /// of PD and configuration are its own.
+    pub fn from_cluster(mut self, cluster: Cluster) -> Self {
+        self.from = Some(Box::new(cluster));
+        self
+    }
+
     /// What the random choices of clients begin with. Default: another number in every process.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -195,14 +205,19 @@ impl LocalClusterBuilder {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let started_ms = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
-        let mut cluster = Cluster::new(self.config, started_ms);
+        let fresh = self.from.is_none();
+        let mut cluster = match self.from {
+            Some(cluster) => *cluster,
+            None => Cluster::new(self.config, started_ms),
+        };
         let first: Vec<_> = cluster.regions().ids().collect();
         for region in first {
             cluster.split(started_ms, region, &self.split_keys);
         }
         let regions: Vec<_> = cluster.regions().ids().collect();
         let stores: Vec<_> = cluster.store_ids().collect();
-        for (region, store) in regions.into_iter().zip(stores.into_iter().cycle()) {
+        let turns = regions.into_iter().zip(stores.into_iter().cycle());
+        for (region, store) in turns.filter(|_| fresh) {
             cluster.transfer_leader(started_ms, region, store);
         }
         let seed = self
