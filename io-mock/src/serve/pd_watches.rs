@@ -37,7 +37,7 @@ fn keyspaces(server: &PdServer, body: Bytes) -> Result<Messages, Status> {
 
 fn global_config(server: &PdServer, body: Bytes) -> Result<Messages, Status> {
     let request = WatchGlobalConfigRequest::decode(body).map_err(grpc::unreadable)?;
-    let from = request.revision;
+    let from = from_on(server, request.revision);
     Ok(server.watch(from, move |cluster, from| {
         cluster.pd().watch_global_config(&request, from)
     }))
@@ -45,8 +45,16 @@ fn global_config(server: &PdServer, body: Bytes) -> Result<Messages, Status> {
 
 fn meta_storage(server: &PdServer, body: Bytes) -> Result<Messages, Status> {
     let request = WatchRequest::decode(body).map_err(grpc::unreadable)?;
-    let (member, from) = (server.member, request.start_revision);
+    let (member, from) = (server.member, from_on(server, request.start_revision));
     Ok(server.watch(from, move |cluster, from| {
         cluster.pd().meta_watch(member, &request, from)
     }))
+}
+
+/// The revision to watch from: 0 is the next one, counted from the moment of the call.
+fn from_on(server: &PdServer, revision: i64) -> i64 {
+    match revision {
+        0 => server.world.with(|cluster, _| cluster.pd().meta_revision()) + 1,
+        given => given,
+    }
 }

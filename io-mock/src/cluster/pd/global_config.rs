@@ -93,7 +93,7 @@ impl Pd {
     }
 
     /// What a watcher is told of the changes from revision `from` on, and where it goes on then;
-    /// nothing, if nothing has happened.
+    /// nothing, if nothing has happened. From 0 on means from now on.
     pub fn watch_global_config(
         &self,
         request: &WatchGlobalConfigRequest,
@@ -101,7 +101,10 @@ impl Pd {
     ) -> Result<(Option<WatchGlobalConfigResponse>, i64), GrpcError> {
         let path = path(&request.config_path)?;
         let next = self.meta.revision() + 1;
-        if from <= self.meta.compacted() && from > 0 {
+        if from == 0 {
+            return Ok((None, next));
+        }
+        if from <= self.meta.compacted() {
             let message = format!(
                 "required watch revision: {from} is smaller than current compact/min revision {}",
                 self.meta.compacted()
@@ -131,13 +134,17 @@ impl Pd {
 
 fn change(event: &Event) -> GlobalConfigItem {
     let kv = event.kv.clone().unwrap_or_default();
-    let kind = match event.r#type() {
-        event::EventType::Put => EventType::Put,
-        event::EventType::Delete => EventType::Delete,
+    // Of what is deleted the last value is told.
+    let (kind, payload) = match event.r#type() {
+        event::EventType::Put => (EventType::Put, kv.value),
+        event::EventType::Delete => {
+            let before = event.prev_kv.clone().unwrap_or_default();
+            (EventType::Delete, before.value)
+        }
     };
     GlobalConfigItem {
         name: String::from_utf8_lossy(&kv.key).into_owned(),
-        payload: kv.value,
+        payload,
         kind: kind.into(),
         ..GlobalConfigItem::default()
     }
@@ -193,6 +200,13 @@ mod tests {
         let changes = told.unwrap().changes;
         assert_eq!(changes[0].name, "/global/config/a");
         assert_eq!(changes[0].kind(), EventType::Delete);
+        assert_eq!(&changes[0].payload[..], b"1");
+        let (told, next) = pd.watch_global_config(&watch, 0).unwrap();
+        assert!(told.is_none(), "from now on: {told:?}");
+        pd.compact_meta(next);
+        let (told, _) = pd.watch_global_config(&watch, 1).unwrap();
+        let error = told.unwrap().header.unwrap().error.unwrap();
+        assert_eq!(error.r#type(), ErrorType::DataCompacted);
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl Pd {
         self.meta.compact(revision);
     }
 
+    /// How many changes the metadata storage, and the global configuration in it, have seen.
+    pub fn meta_revision(&self) -> i64 {
+        self.meta.revision
+    }
+
     fn check_meta(&self, member: usize, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
         if self.leader != Some(member) {
             return Err(GrpcError::new(GrpcCode::Unavailable, "not leader"));
