@@ -123,14 +123,14 @@ impl Frames {
     fn frame(&mut self) -> Bytes {
         let rest = self.ready.split_off(self.ready.len().min(ANSWERS_MAX));
         let answers = std::mem::replace(&mut self.ready, rest);
-        let due_ms = &mut self.feedback_due_ms;
-        let feedback = self.server.world.with(|cluster, now_ms| {
-            if now_ms < *due_ms {
-                return None;
-            }
-            *due_ms = now_ms + FEEDBACK_EVERY_MS;
-            cluster.next_health_feedback(self.server.id)
-        });
+        let world = &self.server.world;
+        let now_ms = world.now_ms();
+        let feedback = if now_ms < self.feedback_due_ms {
+            None
+        } else {
+            self.feedback_due_ms = now_ms + FEEDBACK_EVERY_MS;
+            world.with(|cluster, _| cluster.next_health_feedback(self.server.id))
+        };
         let Some(feedback) = feedback else {
             return frame::build_response(&answers);
         };

@@ -134,7 +134,7 @@ impl World {
     }
 
     /// Milliseconds since the Unix epoch. It never goes back, whatever becomes of the wall clock.
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         self.epoch_ms + self.start.elapsed().as_millis() as u64
     }
 }
