@@ -106,6 +106,8 @@ fn builder(args: &Args) -> io::Result<ServedClusterBuilder> {
 
 async fn serve(args: Args) -> io::Result<()> {
     let cluster = builder(&args)?.start().await?;
+    // Whoever reads the first line may end the program at once, and it still ends in order.
+    let ending = ending()?;
     let mut out = io::stdout();
     writeln!(
         out,
@@ -119,7 +121,7 @@ async fn serve(args: Args) -> io::Result<()> {
     }
     // Whoever started this reads the lines through a pipe, which would keep them.
     out.flush()?;
-    ended().await?;
+    ending.await?;
     cluster.stop().await;
     if let Some(file) = &args.save {
         cluster.save(file)?;
@@ -127,17 +129,23 @@ async fn serve(args: Args) -> io::Result<()> {
     Ok(())
 }
 
-/// Resolves when the program is asked to end: by Ctrl-C, or as a service manager asks.
-async fn ended() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
+/// Begins to listen for the wish that the program end: Ctrl-C, or as a service manager says it.
+#[cfg(unix)]
+fn ending() -> io::Result<impl Future<Output = io::Result<()>>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+        Ok(())
+    })
+}
+
+/// Begins to listen for the wish that the program end: Ctrl-C.
+#[cfg(not(unix))]
+fn ending() -> io::Result<impl Future<Output = io::Result<()>>> {
+    Ok(tokio::signal::ctrl_c())
 }
