@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::key::Key;
 use super::mvcc::changes::Work;
 use super::mvcc::ending::rollback_lock;
+use super::mvcc::engine::History;
 use super::mvcc::error::MvccError;
 use super::mvcc::lock::{KeyLock, Lock, LockKind};
 use super::mvcc::reader::CommitRecord;
@@ -29,6 +30,8 @@ use super::region_errors::flashback_not_prepared;
 
 /// How many keys one entry of the log takes.
 const BATCH: usize = 256;
+/// Records count although a rollback may have made them garbage.
+const ANY_FENCE: u64 = 0;
 
 /// What is to be set back, to where, and how.
 struct Flashback {
@@ -180,6 +183,8 @@ impl Cluster {
         if let Some(region) = self.regions.get_mut(id) {
             region.meta.is_in_flashback = start_ts.is_some();
             region.meta.flashback_start_ts = start_ts.unwrap_or_default();
+            // What only the leader holds is gone, without a trace.
+            region.memory_locks.clear();
         }
         if self.config.heartbeat_at_once {
             self.pd_heartbeat(id);
@@ -216,22 +221,32 @@ fn roll_back_locks(work: &mut Work<'_>, flashback: &Flashback) -> Result<bool, F
     Ok(!more)
 }
 
-/// The first key of the range that has ever been written.
+/// The first key of the range with data that is to be set back.
 fn first_key(work: &Work<'_>, flashback: &Flashback) -> Option<Key> {
     let (start, end) = work.reader.clip(&flashback.start, &flashback.end);
     let mut histories = work.reader.engine.histories(&start, &end);
     histories
-        .find(|(_, history)| history.seek(u64::MAX).is_some())
+        .find(|(_, history)| newest_data(history) > flashback.version)
         .map(|(key, _)| key.clone())
 }
 
-/// Locks the first key with the value that it will have.
+/// Where the newest value or deletion of a key stands; 0 if there is none.
+fn newest_data(history: &History) -> u64 {
+    let mut records = history.from(u64::MAX);
+    let data = records.find(|(_, write)| matches!(write.kind, WriteKind::Put | WriteKind::Delete));
+    data.map_or(0, |(commit_ts, _)| commit_ts)
+}
+
+/// Locks the first key with the value that it will have, unless an earlier request has done so.
 fn lock_first_key(work: &mut Work<'_>, flashback: &Flashback) -> Result<(), Failure> {
     let Some(key) = first_key(work, flashback) else {
         return Ok(());
     };
+    if work.reader.lock(&key)?.is_some() {
+        return Ok(());
+    }
     let (version, start_ts) = (flashback.version, flashback.start_ts);
-    let old = work.reader.get_write(&key, version, version)?;
+    let old = work.reader.get_write(&key, version, ANY_FENCE)?;
     let old = old.map(|(_, write)| write.clone());
     let kind = match &old {
         Some(_) => LockKind::Put,
@@ -288,7 +303,7 @@ fn write_old_versions(
         .engine
         .histories(&start, &end)
         .filter(|(key, history)| {
-            let newest = history.seek(u64::MAX).map_or(0, |(newest, _)| newest);
+            let newest = newest_data(history);
             *key != first && newest > version && newest < commit_ts
         })
         .map(|(key, _)| key.clone())
@@ -296,7 +311,7 @@ fn write_old_versions(
         .collect();
     let next = newer.get(BATCH).map(|key| key.encoded().clone());
     for key in newer.into_iter().take(BATCH) {
-        let old = work.reader.get_write(&key, version, version)?;
+        let old = work.reader.get_write(&key, version, ANY_FENCE)?;
         let (kind, short_value) = match old {
             Some((_, write)) => {
                 if write.short_value.is_none() {

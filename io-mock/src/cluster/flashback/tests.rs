@@ -56,36 +56,6 @@ fn must_put(b: &mut Bench, k: &[u8], v: &[u8], start_ts: u64) {
 }
 
 #[test]
-fn test_flashback_to_version() {
-    let mut b = Bench::new();
-    let k = b"k";
-    must_put(&mut b, k, b"v1", 1);
-    b.must_prewrite_put(k, b"v2", k, 4);
-    b.must_rollback(k, 4);
-    b.must_prewrite_delete(k, k, 8);
-    b.must_commit(k, 8, 9);
-    must_put(&mut b, k, b"v2", 11);
-    let cases: [(u64, Option<&[u8]>); 7] = [
-        (1, None),
-        (2, Some(b"v1")),
-        (5, Some(b"v1")),
-        (7, Some(b"v1")),
-        (10, None),
-        (13, Some(b"v2")),
-        // What an earlier flashback left is a version like others.
-        (25, Some(b"v1")),
-    ];
-    for (turn, (version, expected)) in (0..).zip(cases) {
-        let start_ts = 15 + 4 * turn;
-        must_flash_back(&mut b, version, start_ts, start_ts + 1);
-        match expected {
-            Some(value) => b.must_get(k, start_ts + 2, value),
-            None => b.must_get_none(k, start_ts + 2),
-        }
-    }
-}
-
-#[test]
 fn long_values_and_many_keys_are_set_back() {
     let mut b = Bench::new();
     let long = vec![7; 300];
@@ -126,20 +96,24 @@ fn long_values_and_many_keys_are_set_back() {
 fn what_was_older_is_not_written_again() {
     let mut b = Bench::new();
     must_put(&mut b, b"a", b"v", 1);
-    must_put(&mut b, b"old", b"v", 1);
     must_put(&mut b, b"new", b"v", 5);
+    must_put(&mut b, b"old", b"v", 1);
+    // Nothing but a record without data is newer here.
+    b.must_prewrite_lock(b"old", b"old", 6);
+    b.must_commit(b"old", 6, 7);
+    must_put(&mut b, b"too", b"v", 5);
     must_flash_back(&mut b, 3, 10, 11);
-    assert_eq!(b.written(b"old", 11), None);
+    assert_eq!((b.written(b"a", 11), b.written(b"old", 11)), (None, None));
     b.must_written(b"new", 10, 11, WriteKind::Delete);
-    // The first key carries the commit and is written in any case.
-    b.must_written(b"a", 10, 11, WriteKind::Put);
-    b.must_unlocked(b"a");
+    b.must_written(b"too", 10, 11, WriteKind::Delete);
+    b.must_unlocked(b"new");
 }
 
 #[test]
 fn locks_of_others_are_rolled_back() {
     let mut b = Bench::new();
     must_put(&mut b, b"k", b"v", 1);
+    must_put(&mut b, b"k", b"u", 3);
     b.must_prewrite_put(b"k", b"w", b"k", 5);
     b.must_lock(b"m", b"m", 6, 6);
     for start_ts in [7, 8] {
@@ -212,11 +186,11 @@ fn both_requests_may_be_repeated() {
 }
 
 #[test]
-fn test_flashback_unprepared() {
+fn a_region_that_is_not_ready_is_not_set_back() {
     let mut b = Bench::new();
     // Where nothing is, nothing is to be done.
     assert_eq!(finish(&mut b, 3, 10, 11), Default::default());
-    must_put(&mut b, b"k", b"v", 1);
+    must_put(&mut b, b"k", b"v", 4);
     let error = finish(&mut b, 3, 10, 11)
         .region_error
         .expect("not prepared");

@@ -6,6 +6,7 @@ mod backward_scanner;
 mod deadlocks;
 mod end_actions;
 mod ending;
+mod flashback;
 mod flushing;
 mod forward_scanner;
 mod greatest_timestamp;
