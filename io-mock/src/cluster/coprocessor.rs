@@ -13,7 +13,7 @@ use super::mvcc::error::MvccError;
 use super::mvcc::lock::KeyLock;
 use super::mvcc::read::ScanRange;
 use super::raw_commands::text;
-use super::read_commands::{ReadPlan, leader_rules};
+use super::read_commands::{ReadPlan, asked_leader, leader_rules};
 use super::region::StoreId;
 use super::region_checks::Access;
 use super::region_errors::bucket_version_not_match;
@@ -98,7 +98,7 @@ impl Cluster {
         }
         let access = Access::Read(Some(request.start_ts));
         let region = self.check_region(store, &context, access)?;
-        if let Some(leader) = self.asked_leader(store, &context, region.leader) {
+        if let Some(leader) = asked_leader(store, &plan, region) {
             self.raise_max_ts(now_ms, leader, plan.ts)?;
             for range in &ranges {
                 self.check_memory_range(leader, range, &leader_rules(&plan))?;

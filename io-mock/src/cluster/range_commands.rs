@@ -248,8 +248,9 @@ impl Cluster {
                 let large = LargeTxn {
                     min_commit_ts: status.min_commit_ts.max(status.commit_ts),
                     rolled_back: status.rolled_back,
+                    since_ms: now_ms,
                 };
-                store.large_txns.insert(status.start_ts, large);
+                store.note_large(status.start_ts, large);
             }
         }
         BroadcastTxnStatusResponse::default()

@@ -18,7 +18,7 @@ use super::mvcc::error::MvccError;
 use super::mvcc::lock::ReadRules;
 use super::mvcc::read::{Entry, Row, ScanRange, Wanted, get, get_flushed, scan};
 use super::mvcc::reader::Reader;
-use super::region::StoreId;
+use super::region::{Region, StoreId};
 use super::region_checks::Access;
 
 /// A read's way to its data.
@@ -209,11 +209,12 @@ impl Cluster {
             self.check_memory_lock(store, plan, key)?;
         }
         let region = self.check_region(store, plan.context, Access::Read(Some(plan.ts)))?;
-        if let Some(leader) = self.asked_leader(store, plan.context, region.leader) {
+        if let Some(leader) = asked_leader(store, plan, region) {
             self.raise_max_ts(now_ms, leader, plan.ts)?;
             for key in keys {
                 self.check_leader_lock(leader, plan, key)?;
             }
+            self.note_confirmed(leader, store, plan.context.region_id, plan.ts);
         }
         let region = self.check_region(store, plan.context, Access::Read(Some(plan.ts)))?;
         Ok(read(&self.reader(region), keys))
@@ -236,20 +237,6 @@ impl Cluster {
             self.raise_max_ts(now_ms, store, plan.ts)?;
         }
         Ok(())
-    }
-
-    /// The leader's store, if this read must be confirmed there because a replica serves it. A read
-    /// that minds no locks has nothing to ask but how far to apply.
-    pub(super) fn asked_leader(
-        &self,
-        store: StoreId,
-        context: &Context,
-        leader: Option<StoreId>,
-    ) -> Option<StoreId> {
-        let minds_locks = context.isolation_level() == IsolationLevel::Si;
-        (context.replica_read && !context.stale_read && minds_locks)
-            .then_some(leader)?
-            .filter(|&l| l != store)
     }
 
     fn check_memory_lock(
@@ -349,9 +336,10 @@ impl Cluster {
         self.check_memory_range(store, &range, &plan.rules(&[]))?;
         let access = Access::Read(Some(plan.ts));
         let region = self.check_region(store, &context, access)?;
-        if let Some(leader) = self.asked_leader(store, &context, region.leader) {
+        if let Some(leader) = asked_leader(store, &plan, region) {
             self.raise_max_ts(now_ms, leader, plan.ts)?;
             self.check_memory_range(leader, &range, &leader_rules(&plan))?;
+            self.note_confirmed(leader, store, context.region_id, plan.ts);
         }
         let region = self.check_region(store, &context, access)?;
         let wanted = Wanted {
@@ -384,6 +372,24 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// The leader's store, if this read must be confirmed there because a replica serves it that does
+/// not know whether it has everything. A read that minds no locks has nothing to ask but how far to
+/// apply.
+pub(super) fn asked_leader(
+    store: StoreId,
+    plan: &ReadPlan<'_>,
+    region: &Region,
+) -> Option<StoreId> {
+    let stale = plan.context.stale_read && plan.ts != 0;
+    let minds_locks = plan.context.isolation_level() == IsolationLevel::Si;
+    let asks = plan.context.replica_read
+        && !stale
+        && minds_locks
+        && !region.is_complete_on(store, plan.ts);
+    let leader = asks.then_some(region.leader)?;
+    leader.filter(|&leader| leader != store)
 }
 
 /// A replica can't tell whether there is anything newer.

@@ -41,6 +41,9 @@ pub struct Region {
     pub recovering: bool,
     /// Timestamp up to which followers answer stale reads.
     pub safe_ts: u64,
+    /// Up to where a follower knows from the leader's answer to an earlier read that it has it all,
+    /// by its store.
+    pub confirmed_ts: BTreeMap<StoreId, u64>,
     /// Parts of the region that coprocessor requests may be cut at.
     pub buckets: Option<Buckets>,
     /// What is out of the ordinary about peers, by their stores.
@@ -100,9 +103,13 @@ impl Region {
         self.peer_states.get(&store).cloned().unwrap_or_default()
     }
 
-    /// Timestamp up to which the peer on a store answers stale reads.
+    /// Timestamp up to which the peer on a store answers stale reads. A peer that is taking over a
+    /// copy or is about to be merged knows of none.
     pub fn safe_ts_on(&self, store: StoreId) -> u64 {
         let state = self.peer_states.get(&store);
+        if self.merging || state.is_some_and(|state| state.applying_snapshot) {
+            return 0;
+        }
         match state {
             Some(state) if state.safe_ts_forgotten => 0,
             Some(state) => state
@@ -110,6 +117,13 @@ impl Region {
                 .map_or(self.safe_ts, |ts| ts.min(self.safe_ts)),
             None => self.safe_ts,
         }
+    }
+
+    /// Whether the peer on a store has everything that a read at a version can see, so that it need
+    /// not ask the leader.
+    pub fn is_complete_on(&self, store: StoreId, ts: u64) -> bool {
+        let confirmed = self.confirmed_ts.get(&store).copied().unwrap_or_default();
+        ts != 0 && ts <= self.safe_ts_on(store).max(confirmed)
     }
 
     /// Whether an encoded key lies inside.

@@ -108,6 +108,7 @@ impl Cluster {
             merged.meta.end_key = source.meta.end_key;
         }
         merged.safe_ts = merged.safe_ts.min(source.safe_ts);
+        merged.confirmed_ts.clear();
         merged.merging = false;
         merged.buckets = None;
         // The source proposes its locks before it goes.
@@ -130,6 +131,7 @@ impl Cluster {
     pub fn prepare_merge(&mut self, now_ms: u64, id: RegionId) -> bool {
         self.change_epoch(now_ms, id, |region, epoch| {
             region.merging = true;
+            region.confirmed_ts.clear();
             epoch.version += 1;
             epoch.conf_ver += 1;
         })

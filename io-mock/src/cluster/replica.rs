@@ -8,6 +8,7 @@ use tikv_proto::kvrpcpb::Context;
 use tikv_proto::metapb;
 
 use super::Cluster;
+use super::key::Key;
 use super::region::{PeerState, Region, RegionId, StoreId};
 use super::region_checks::{Access, RegionError};
 use super::region_errors::{
@@ -54,7 +55,9 @@ impl Cluster {
         };
         let id = region.meta.id;
         let state = region.peer_state(store);
-        if !context.stale_read && !context.replica_read {
+        // A read that names no version is none that can be stale.
+        let stale = context.stale_read && ts != Some(0);
+        if !stale && !context.replica_read {
             return Err(not_leader(region).into());
         }
         if state.uninitialized {
@@ -63,11 +66,11 @@ impl Cluster {
         if state.applying_snapshot {
             return Err(applying_snapshot(peer).into());
         }
-        if context.stale_read {
+        if ts.is_some_and(|ts| region.is_complete_on(store, ts)) {
+            return Ok(());
+        }
+        if stale {
             let safe_ts = region.safe_ts_on(store);
-            if ts.is_some_and(|ts| ts <= safe_ts) {
-                return Ok(());
-            }
             return Err(data_is_not_ready(id, peer.id, safe_ts).into());
         }
         self.check_read_index(store, context, state)
@@ -85,13 +88,13 @@ impl Cluster {
             return Ok(());
         };
         let id = region.meta.id;
-        if region.leader.is_none() {
-            return Err(not_leader(region).into());
-        }
         let disk = self.stores.get(&store).map(|store| store.disk);
-        if disk == Some(Disk::AlreadyFull) {
+        if disk.is_some_and(|disk| disk != Disk::Normal) {
             let reason = "read index failed: the disk of the replica is full".to_owned();
             return Err(disk_full(vec![store], reason).into());
+        }
+        if region.leader.is_none() {
+            return Err(not_leader(region).into());
         }
         if region.splitting {
             return Err(read_index_not_ready(id, "can not read index due to split").into());
@@ -109,6 +112,36 @@ impl Cluster {
             return Err(self.epoch_not_match(store, region, context).into());
         }
         Ok(())
+    }
+
+    /// A leader has confirmed a replica's read at a version. If it knew of no lock under way in the
+    /// whole region, and the replica need not catch up, that has everything up to there.
+    pub(super) fn note_confirmed(
+        &mut self,
+        leader: StoreId,
+        store: StoreId,
+        id: RegionId,
+        ts: u64,
+    ) {
+        if ts == u64::MAX || self.is_behind(store, id) {
+            return;
+        }
+        let keeps_up = |region: &&Region| !region.merging && region.peer_state(store).lag == 0;
+        let Some(region) = self.regions.get(id).filter(keeps_up) else {
+            return;
+        };
+        let start = Key::from_encoded(region.meta.start_key.clone());
+        let mut locks = self
+            .store(leader)
+            .into_iter()
+            .flat_map(|leader| leader.memory_locks.range(start.clone()..));
+        if locks.any(|(key, _)| region.contains(key.encoded())) {
+            return;
+        }
+        if let Some(region) = self.regions.get_mut(id) {
+            let confirmed = region.confirmed_ts.entry(store).or_default();
+            *confirmed = ts.max(*confirmed);
+        }
     }
 
     fn is_behind(&self, store: StoreId, id: RegionId) -> bool {
@@ -160,7 +193,11 @@ impl Cluster {
             return false;
         }
         let mut state = region.peer_state(store);
+        let was_whole = !state.applying_snapshot;
         change(&mut state);
+        if was_whole == state.applying_snapshot {
+            region.confirmed_ts.remove(&store);
+        }
         if state == PeerState::default() {
             region.peer_states.remove(&store);
         } else {

@@ -52,7 +52,12 @@ pub struct LargeTxn {
     pub min_commit_ts: u64,
     /// It will not commit at all.
     pub rolled_back: bool,
+    /// When the store was told.
+    pub since_ms: u64,
 }
+
+/// How long a store remembers what it was told of a large transaction.
+const LARGE_KEPT_MS: u64 = 30_000;
 
 /// How full a disk is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +85,20 @@ impl Store {
         self.ends_write = None;
         self.ending = None;
         self.feedback_seq_no = self.feedback_seq_no.max(now_ms);
+    }
+}
+
+impl Store {
+    /// Is told of a large transaction that is not complete; what it was told too long ago of others
+    /// is forgotten. A commit version does not fall, and who was rolled back stays so.
+    pub(super) fn note_large(&mut self, start_ts: u64, told: LargeTxn) {
+        let now_ms = told.since_ms;
+        self.large_txns
+            .retain(|_, large| large.since_ms.saturating_add(LARGE_KEPT_MS) >= now_ms);
+        let known = self.large_txns.entry(start_ts).or_default();
+        if !known.rolled_back && (told.rolled_back || told.min_commit_ts > known.min_commit_ts) {
+            *known = told;
+        }
     }
 }
 

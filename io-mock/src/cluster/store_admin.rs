@@ -73,6 +73,12 @@ impl Cluster {
             return;
         }
         stopped.restart(now_ms);
+        let ids: Vec<_> = self.regions.ids().collect();
+        for id in ids {
+            if let Some(region) = self.regions.get_mut(id) {
+                region.confirmed_ts.remove(&store);
+            }
+        }
         let led: Vec<_> = self
             .regions
             .iter()

@@ -2,8 +2,10 @@
 //!
 //! [`Bench`] speaks the vocabulary of those tests, so that a case reads as it does there.
 
+mod async_apply;
 mod backward_scanner;
 mod deadlocks;
+mod disks;
 mod end_actions;
 mod ending;
 mod flashback;
@@ -28,6 +30,7 @@ mod raftstore;
 mod raw;
 mod reader;
 mod reading;
+mod replica_reads;
 mod resolving;
 mod routing;
 mod scanner;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tikv_proto::errorpb;
-use tikv_proto::kvrpcpb::{Context, GetRequest, Op, PessimisticLockRequest, ScanLockRequest};
+use tikv_proto::kvrpcpb::{self, Context, GetRequest, Op, PessimisticLockRequest, ScanLockRequest};
 use tikv_proto::metapb::{Peer, RegionEpoch};
 
 use super::looks::text;
@@ -170,6 +170,45 @@ fn test_stale_read_local_leader_fallback() {
         let not_ready = error.is_some_and(|error| error.data_is_not_ready.is_some());
         assert_eq!(not_ready, refused);
         assert_eq!(response.value == "v", !refused);
+    }
+}
+
+#[test]
+fn test_cmd_epoch_checker() {
+    // What comes before a request in the log decides about it. Reads and writes care for the range,
+    // a split for the peers, too.
+    for (splits, write_refused) in [(true, true), (false, false)] {
+        let mut b = Bench::new();
+        let (context, store) = b.to(b"k");
+        let id = context.as_ref().expect("a context").region_id;
+        match splits {
+            true => assert_eq!(split(&mut b, b"m").len(), 2),
+            false => assert!(b.cluster.remove_peer(NOW, id, 3)),
+        }
+        let request = kvrpcpb::PrewriteRequest {
+            context: context.clone(),
+            mutations: vec![mutation(Op::Put, b"z", b"v")],
+            primary_lock: "z".into(),
+            start_version: 5,
+            ..Default::default()
+        };
+        let refused = |error: Option<Box<errorpb::Error>>| {
+            error.is_some_and(|error| error.epoch_not_match.is_some())
+        };
+        let write = b.cluster.kv_prewrite(NOW, store, request);
+        assert_eq!(refused(write.region_error), write_refused);
+        let request = kvrpcpb::SplitRegionRequest {
+            context,
+            split_keys: vec!["p".into()],
+            ..Default::default()
+        };
+        let response = b.cluster.split_region(NOW, store, request.clone());
+        assert!(refused(response.region_error));
+        // Whoever knows what has happened meanwhile is served.
+        let (context, store) = b.to(b"p");
+        let request = kvrpcpb::SplitRegionRequest { context, ..request };
+        let response = b.cluster.split_region(NOW, store, request);
+        assert_eq!(response.region_error, None);
     }
 }
 

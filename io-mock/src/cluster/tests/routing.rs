@@ -195,10 +195,9 @@ fn test_follower_answers() {
         replica_read: true,
         ..there.clone()
     };
-    assert_eq!(refusal(&mut b, 2, replica.clone()), None);
     let stale_read = Context {
         stale_read: true,
-        ..there
+        ..there.clone()
     };
     let error = refusal(&mut b, 2, stale_read.clone()).expect("not ready");
     assert_eq!(
@@ -207,10 +206,13 @@ fn test_follower_answers() {
     );
     b.cluster.set_safe_ts(good.region_id, 5);
     assert_eq!(refusal(&mut b, 2, stale_read), None);
+    assert_eq!(refusal(&mut b, 2, replica.clone()), None);
 
     b.cluster.depose_leader(good.region_id);
     assert_eq!(hint(refusal(&mut b, 1, good.clone())), None);
-    assert_eq!(hint(refusal(&mut b, 2, replica)), None);
+    assert_eq!(hint(refusal(&mut b, 2, there)), None);
+    // What it is sure to have it serves without a leader.
+    assert_eq!(refusal(&mut b, 2, replica), None);
     assert!(b.cluster.elect(NOW, good.region_id, 2));
     assert_eq!(hint(refusal(&mut b, 1, good)), Some(follower));
 }

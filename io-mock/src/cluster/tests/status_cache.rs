@@ -4,7 +4,7 @@ use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::SkipPessimisticChe
 use tikv_proto::kvrpcpb::{BroadcastTxnStatusRequest, TxnStatus};
 
 use super::vocabulary::pre;
-use super::{Bench, NOW};
+use super::{Bench, NOW, put};
 use crate::cluster::store::CommittedCache;
 
 fn known(cache: &CommittedCache, starts: &[u64]) -> Vec<Option<u64>> {
@@ -86,4 +86,45 @@ fn test_large_to_normal_txn_transition() {
     assert_eq!(committed(&b), None);
     tell(&mut b, NOW, 1, 10_000, 10_001);
     assert_eq!(committed(&b), Some(10_001));
+}
+
+/// Leaves a lock of a transaction that writes in many steps.
+fn flushed(start_ts: u64) -> Bench {
+    let mut b = Bench::new();
+    assert_eq!(b.flush(start_ts, 1, put(b"k", b"v")), "");
+    b
+}
+
+/// Up to where replicas may read, which the lock holds back.
+fn held_back_at(b: &mut Bench) -> u64 {
+    let id = b.to(b"k").0.expect("a context").region_id;
+    b.cluster.advance_safe_ts(NOW, id)
+}
+
+#[test]
+fn test_eviction_large_txn() {
+    let mut b = flushed(1);
+    assert_eq!(held_back_at(&mut b), 1);
+    tell(&mut b, NOW, 1, 10_000, 0);
+    assert_eq!(held_back_at(&mut b), 9_999);
+    // One that is told of later drives out what is too old.
+    tell(&mut b, NOW + 30_000, 2, 20_000, 0);
+    assert_eq!(held_back_at(&mut b), 9_999);
+    tell(&mut b, NOW + 61_000, 2, 20_000, 0);
+    assert_eq!(held_back_at(&mut b), 1);
+    let known = &b.cluster.store(1).expect("a store").large_txns;
+    assert!(known.keys().eq([&2]));
+}
+
+#[test]
+fn test_normal_to_large_txn_transition() {
+    let mut b = flushed(1);
+    // As long as it announces nothing beyond its start it is as any other.
+    tell(&mut b, NOW, 1, 1, 0);
+    assert_eq!(held_back_at(&mut b), 1);
+    tell(&mut b, NOW, 1, 20, 0);
+    assert_eq!(held_back_at(&mut b), 19);
+    // What it has announced holds.
+    tell(&mut b, NOW, 1, 10, 0);
+    assert_eq!(held_back_at(&mut b), 19);
 }
