@@ -13,7 +13,7 @@
 //! |---|---|
 //! | keys | [`key`] |
 //! | versions, locks and their rules | [`mvcc`] |
-//! | regions, who may serve a request, and how regions change | [`region`], [`region_checks`], [`region_errors`], [`region_admin`], [`peer_changes`] |
+//! | regions, who may serve a request, and how regions change | [`region`], [`memory_locks`], [`region_checks`], [`region_errors`], [`region_admin`], [`peer_changes`] |
 //! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`injection`] |
 //! | where in its life a write is when something happens | [`held_writes`], [`write_end`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
@@ -37,6 +37,7 @@ pub mod injection;
 pub mod key;
 pub mod load;
 pub mod lock_wait;
+pub mod memory_locks;
 pub mod mistakes;
 pub mod mvcc;
 pub mod pd;

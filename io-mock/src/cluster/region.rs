@@ -9,8 +9,7 @@ use bytes::Bytes;
 use tikv_proto::metapb;
 
 use super::held_writes::HeldWrite;
-use super::key::Key;
-use super::mvcc::lock::Lock;
+use super::memory_locks::MemoryLocks;
 
 /// Id of a store.
 pub type StoreId = u64;
@@ -53,7 +52,7 @@ pub struct Region {
     /// Writes that have been proposed and not applied yet, in their order.
     pub held_writes: Vec<HeldWrite>,
     /// Pessimistic locks that only the leader holds.
-    pub memory_locks: BTreeMap<Key, Lock>,
+    pub memory_locks: MemoryLocks,
 }
 
 /// What may be out of the ordinary about one peer.

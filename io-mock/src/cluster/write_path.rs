@@ -10,6 +10,7 @@ use tikv_proto::kvrpcpb::Context;
 use super::Cluster;
 use super::failure::Failure;
 use super::key::Key;
+use super::memory_locks;
 use super::mvcc::changes::{Changes, Work};
 use super::mvcc::engine::Change;
 use super::mvcc::error::MvccError;
@@ -23,8 +24,6 @@ use super::region_errors;
 
 /// How much of a region's pessimistic locks its leader keeps in memory only.
 const MEMORY_LOCKS_MAX: usize = 512 * 1024;
-/// What a lock in memory takes beside its key and its primary.
-const MEMORY_LOCK_OVERHEAD: usize = 80;
 
 /// A write record at the moment it was applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,16 +227,15 @@ impl Cluster {
         let Some(region) = self.regions.get(region_id) else {
             return false;
         };
-        let held: usize = region.memory_locks.iter().map(memory_size).sum();
         let more: usize = changes
             .list
             .iter()
             .map(|change| match change {
-                Change::PutPessimisticLock(key, lock) => memory_size((key, lock)),
+                Change::PutPessimisticLock(key, lock) => memory_locks::size(key, lock),
                 _ => 0,
             })
             .sum();
-        held + more <= MEMORY_LOCKS_MAX
+        region.memory_locks.size() + more <= MEMORY_LOCKS_MAX
     }
 
     /// Remembers on a store that a transaction has committed.
@@ -252,11 +250,6 @@ impl Cluster {
             store.committed.insert(now_ms, start_ts, commit_ts);
         }
     }
-}
-
-/// What a lock takes in a leader's memory.
-fn memory_size((key, lock): (&Key, &Lock)) -> usize {
-    key.encoded().len() + lock.primary.len() + MEMORY_LOCK_OVERHEAD
 }
 
 fn change_size(change: &Change) -> usize {

@@ -127,7 +127,7 @@ pub(super) fn save_region(region: &Region) -> wire::Region {
 pub(super) fn load_region(saved: wire::Region) -> Result<Region, SnapshotError> {
     let mut region = Region {
         meta: saved.meta.unwrap_or_default(),
-        memory_locks: load_memory(saved.memory_locks)?,
+        memory_locks: load_memory(saved.memory_locks)?.into_iter().collect(),
         ..Region::default()
     };
     region.leader = saved.leader;
