@@ -44,12 +44,29 @@ pub(super) fn answer(server: Arc<StoreServer>, requests: Streaming<Bytes>) -> Me
         open: true,
         ready: Vec::new(),
         waiting: FuturesUnordered::new(),
-        feedback_due_ms: 0,
+        feedback: Feedback::default(),
     };
     grpc::unfold(stream, |mut stream| async move {
         let frame = stream.next().await?;
         Ok(frame.map(|frame| (frame, stream)))
     })
+}
+
+/// When a stream tells of its store's health.
+#[derive(Debug, Default)]
+struct Feedback {
+    next_ms: u64,
+}
+
+impl Feedback {
+    /// Whether it is time to tell, which makes it not so for a while.
+    fn falls_due(&mut self, now_ms: u64) -> bool {
+        let due = now_ms >= self.next_ms;
+        if due {
+            self.next_ms = now_ms + FEEDBACK_EVERY_MS;
+        }
+        due
+    }
 }
 
 struct Frames {
@@ -59,7 +76,7 @@ struct Frames {
     open: bool,
     ready: Vec<Answer>,
     waiting: FuturesUnordered<Waiting>,
-    feedback_due_ms: u64,
+    feedback: Feedback,
 }
 
 impl Frames {
@@ -124,13 +141,10 @@ impl Frames {
         let rest = self.ready.split_off(self.ready.len().min(ANSWERS_MAX));
         let answers = std::mem::replace(&mut self.ready, rest);
         let world = &self.server.world;
-        let now_ms = world.now_ms();
-        let feedback = if now_ms < self.feedback_due_ms {
-            None
-        } else {
-            self.feedback_due_ms = now_ms + FEEDBACK_EVERY_MS;
-            world.with(|cluster, _| cluster.next_health_feedback(self.server.id))
-        };
+        let is_due = self.feedback.falls_due(world.now_ms());
+        let feedback = is_due
+            .then(|| world.with(|cluster, _| cluster.next_health_feedback(self.server.id)))
+            .flatten();
         let Some(feedback) = feedback else {
             return frame::build_response(&answers);
         };
@@ -194,5 +208,29 @@ fn replied<T>(answer: Result<T, GrpcError>) -> Result<Option<T>, Status> {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if error.code == GrpcCode::Unimplemented => Ok(None),
         Err(error) => Err(grpc::status(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Cluster, Config};
+
+    #[test]
+    fn test_health_feedback() {
+        let now_ms = 1_700_000_000_000;
+        let mut cluster = Cluster::new(Config::default(), now_ms);
+        let mut feedback = Feedback::default();
+        let mut told = Vec::new();
+        // A frame each: the first tells, then one in a second.
+        for after_ms in [0, 1, 999, 1_100, 2_099, 2_100] {
+            if feedback.falls_due(now_ms + after_ms) {
+                let health = cluster.next_health_feedback(1).unwrap();
+                assert_eq!(health.store_id, 1);
+                told.push((after_ms, health.feedback_seq_no));
+            }
+        }
+        let first = told[0].1;
+        assert_eq!(told, [(0, first), (1_100, first + 1), (2_100, first + 2)]);
     }
 }

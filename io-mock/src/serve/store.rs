@@ -41,7 +41,8 @@ impl Service for StoreServer {
             None => self,
             Some(host) => match self.forwards_to(host.as_bytes()) {
                 Some(server) => Arc::new(server),
-                None => return Status::unavailable("the store can't be reached").into_http(),
+                // TiKV drops a call that it can't pass on, and gRPC calls that cancelled.
+                None => return Status::cancelled("the store can't be reached").into_http(),
             },
         };
         let path = request.uri().path();

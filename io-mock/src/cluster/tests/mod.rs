@@ -20,6 +20,7 @@ mod locking;
 mod looks;
 mod mvcc_txn;
 mod pd;
+mod pd_gc;
 mod pd_regions;
 mod pd_tso;
 mod point_getter;
