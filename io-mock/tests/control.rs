@@ -5,8 +5,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
-use tikv_io_mock::control::{Outcome, Refused, Verb};
+use tikv_io_mock::cluster::store::Disk;
+use tikv_io_mock::cluster::write_end::{End, WritePoint};
+use tikv_io_mock::control::{Outcome, Refused, RegionError, Verb};
+use tikv_io_mock::dispatch;
 use tikv_io_mock::serve::ServedCluster;
+use tikv_proto::kvrpcpb;
 
 async fn serve() -> ServedCluster {
     ServedCluster::builder().stores(3).start().await.unwrap()
@@ -185,4 +189,83 @@ async fn the_control_address_goes_with_the_cluster() {
     let address = cluster.serve_control(anywhere).await.unwrap();
     cluster.stop().await;
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test]
+async fn stores_refuse_on_demand() {
+    let cluster = serve().await;
+    let address = cluster.serve_control(([127, 0, 0, 1], 0).into()).await;
+    let address = address.unwrap();
+    for (verb, body) in [
+        ("disk", r#"{"store": 1, "room": "little"}"#),
+        (
+            "load",
+            r#"{"store": 2, "read_wait_ms": 30, "scheduler_full": true}"#,
+        ),
+        (
+            "end_write",
+            r#"{"store": 3, "cause": "crash", "progress": "proposed_and_lost"}"#,
+        ),
+        (
+            "refuse",
+            r#"{"error": "server_is_busy", "store": 1, "count": 2}"#,
+        ),
+        ("fall_behind", r#"{"region": 4, "store": 2}"#),
+    ] {
+        let region = cluster.regions()[0];
+        let body = body.replace("\"region\": 4", &format!("\"region\": {region}"));
+        let (status, answer) = curl(address, &format!("/{verb}"), Some(&body)).await;
+        assert_eq!((status, answer), (200, json!("done")), "{verb}");
+    }
+    let region = cluster.regions()[0];
+    cluster.with(|cluster, _| {
+        let store = |id| cluster.store(id).unwrap();
+        assert_eq!(store(1).disk, Disk::AlmostFull);
+        assert_eq!(store(2).load.read_wait_ms, 30);
+        assert!(store(2).load.scheduler_full && !store(2).load.closing);
+        assert_eq!(store(2).behind.len(), 1);
+        let end = (End::Crash, WritePoint::Proposed { survives: false });
+        assert_eq!(store(3).ends_write, Some(end));
+    });
+    let get = |cluster: &ServedCluster| {
+        let request = kvrpcpb::GetRequest {
+            context: Some(Box::default()),
+            ..Default::default()
+        };
+        let answer = cluster.with(|cluster, now_ms| {
+            dispatch::store(cluster, now_ms, 1, request.into()).expect("the store is up")
+        });
+        let error = dispatch::region_error(&answer).cloned();
+        error.is_some_and(|error| error.server_is_busy.is_some())
+    };
+    assert_eq!(
+        [get(&cluster), get(&cluster), get(&cluster)],
+        [true, true, false]
+    );
+
+    let leads = Verb::FallBehind { region, store: 1 };
+    let refused = cluster.control(leads).await;
+    assert!(matches!(refused, Err(Refused::Forbidden(_))), "{refused:?}");
+    let refuse = |error, count| Verb::Refuse {
+        error,
+        store: None,
+        region: Some(region),
+        count,
+    };
+    for count in [5, 0] {
+        let verb = refuse(RegionError::ServerIsBusy, count);
+        assert_eq!(cluster.control(verb).await, Ok(Outcome::Done));
+    }
+    assert!(!get(&cluster), "it has been taken back");
+    assert_eq!(
+        cluster.control(Verb::CatchUp { store: 2 }).await,
+        Ok(Outcome::Done)
+    );
+    let advanced = cluster.control(Verb::AdvanceSafeTs { region }).await;
+    assert!(
+        matches!(advanced, Ok(Outcome::SafeTs(ts)) if ts > 0),
+        "{advanced:?}"
+    );
+    let nobody = Verb::AdvanceSafeTs { region: 999 };
+    assert_eq!(cluster.control(nobody).await, Err(Refused::NoRegion(999)));
 }

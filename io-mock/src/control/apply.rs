@@ -9,6 +9,7 @@ use super::key_text::KeyText;
 use super::state::State;
 use super::verb::{Outcome, Refused, Verb};
 use crate::cluster::key;
+use crate::cluster::load::Load;
 use crate::cluster::region::{RegionId, StoreId};
 use crate::serve::ServedCluster;
 
@@ -97,6 +98,66 @@ impl ServedCluster {
                 }
                 Outcome::Done
             }),
+            Verb::Disk { store, room } => self.with(|cluster, _| {
+                if let Some(store) = cluster.store_mut(store) {
+                    store.disk = room.into();
+                }
+                Outcome::Done
+            }),
+            Verb::Load {
+                store,
+                read_wait_ms,
+                write_wait_ms,
+                scheduler_full,
+                raftstore_full,
+                closing,
+            } => self.with(|cluster, _| {
+                if let Some(store) = cluster.store_mut(store) {
+                    store.load = Load {
+                        read_wait_ms,
+                        write_wait_ms,
+                        scheduler_full,
+                        raftstore_full,
+                        closing,
+                        ..Load::default()
+                    };
+                }
+                Outcome::Done
+            }),
+            Verb::EndWrite {
+                store,
+                cause,
+                progress,
+            } => {
+                self.with(|cluster, _| {
+                    cluster.end_next_write(store, cause.into(), progress.into());
+                });
+                Outcome::Done
+            }
+            Verb::Refuse {
+                error,
+                store,
+                region,
+                count,
+            } => self.with(|cluster, _| {
+                match count {
+                    0 => cluster.stop_injecting(),
+                    count => cluster.inject(error.injected(store, region, count)),
+                }
+                Outcome::Done
+            }),
+            Verb::FallBehind { region, store } => {
+                let behind = self.with(|cluster, _| cluster.fall_behind(region, store));
+                done_if(behind, "the store leads the region, or has no peer of it")?
+            }
+            Verb::CatchUp { store } => {
+                self.with(|cluster, _| cluster.catch_up(store));
+                Outcome::Done
+            }
+            Verb::AdvanceSafeTs { region } => {
+                let safe_ts = self.with(|cluster, now_ms| cluster.advance_safe_ts(now_ms, region));
+                Outcome::SafeTs(safe_ts)
+            }
             Verb::Label { store, key, value } => {
                 self.with(|cluster, _| cluster.label_store(store, &key, &value));
                 Outcome::Done
@@ -241,10 +302,14 @@ fn failed(error: std::io::Error) -> Refused {
 fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
     match *verb {
         Verb::Merge { source, target } => (vec![source, target], None, None),
-        Verb::DeposeLeader { region } => (vec![region], None, None),
+        Verb::DeposeLeader { region } | Verb::AdvanceSafeTs { region } => {
+            (vec![region], None, None)
+        }
+        Verb::Refuse { store, region, .. } => (region.into_iter().collect(), store, None),
         Verb::Scatter { ref regions } => (regions.clone(), None, None),
         Verb::TransferLeader { region, store }
         | Verb::AddPeer { region, store, .. }
+        | Verb::FallBehind { region, store }
         | Verb::RemovePeer { region, store } => (vec![region], Some(store), None),
         Verb::Stop { store }
         | Verb::Start { store }
@@ -256,6 +321,10 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::DropReplies { store, .. }
         | Verb::ShuffleReplies { store, .. }
         | Verb::SlowScore { store, .. }
+        | Verb::Disk { store, .. }
+        | Verb::Load { store, .. }
+        | Verb::EndWrite { store, .. }
+        | Verb::CatchUp { store }
         | Verb::Label { store, .. }
         | Verb::Offline { store }
         | Verb::Online { store }

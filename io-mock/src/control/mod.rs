@@ -18,9 +18,11 @@ mod apply;
 mod http;
 mod key_text;
 mod state;
+mod trouble;
 mod verb;
 
 pub(crate) use self::http::ControlServer;
 pub use self::key_text::KeyText;
 pub use self::state::{KeyspaceState, MemberState, PdState, RegionState, State, StoreState};
+pub use self::trouble::{Cause, Progress, RegionError, Room};
 pub use self::verb::{Outcome, Refused, Verb};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key_text::KeyText;
 use super::state::State;
+use super::trouble::{Cause, Progress, RegionError, Room};
 use crate::cluster::region::{RegionId, StoreId};
 
 /// Something that is done to a cluster. In JSON, the verb in small letters with its arguments:
@@ -127,6 +128,72 @@ pub enum Verb {
         /// From 1, healthy, to 100.
         score: i32,
     },
+    /// Sets how much room a store's disk has.
+    Disk {
+        /// The store.
+        store: StoreId,
+        /// How much.
+        room: Room,
+    },
+    /// Has a store refuse what it has no time for. What is left out is as it should be.
+    Load {
+        /// The store.
+        store: StoreId,
+        /// How long a read would wait, as the store estimates.
+        #[serde(default)]
+        read_wait_ms: u32,
+        /// How long a write waits.
+        #[serde(default)]
+        write_wait_ms: u32,
+        /// It takes only urgent writes.
+        #[serde(default)]
+        scheduler_full: bool,
+        /// It proposes nothing.
+        #[serde(default)]
+        raftstore_full: bool,
+        /// It is about to end.
+        #[serde(default)]
+        closing: bool,
+    },
+    /// Ends the next write that a store is asked for.
+    EndWrite {
+        /// The store.
+        store: StoreId,
+        /// By what.
+        cause: Cause,
+        /// How far it gets before.
+        progress: Progress,
+    },
+    /// Has the next requests answered with a region error.
+    Refuse {
+        /// The error.
+        error: RegionError,
+        /// Only requests to this store.
+        #[serde(default)]
+        store: Option<StoreId>,
+        /// Only requests to this region.
+        #[serde(default)]
+        region: Option<RegionId>,
+        /// How many; 0 takes back everything that has not been answered yet.
+        count: u32,
+    },
+    /// Has a replica know its region as it is now, whatever becomes of it.
+    FallBehind {
+        /// The region.
+        region: RegionId,
+        /// Where the replica is; not where the leader is.
+        store: StoreId,
+    },
+    /// Has all replicas on a store know their regions as they are.
+    CatchUp {
+        /// The store.
+        store: StoreId,
+    },
+    /// Has a region's leader work out up to where stale reads are complete, and tell its followers.
+    AdvanceSafeTs {
+        /// The region.
+        region: RegionId,
+    },
     /// Labels a store.
     Label {
         /// The store.
@@ -217,6 +284,8 @@ pub enum Outcome {
     Keyspace(u32),
     /// Where the safe point is now.
     SafePoint(u64),
+    /// Up to where stale reads are complete; 0 if nobody leads.
+    SafeTs(u64),
     /// What there is.
     State(Box<State>),
 }
