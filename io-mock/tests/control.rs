@@ -113,6 +113,8 @@ async fn verbs_move_time_and_safe_points() {
     let advance = |safe_point| Verb::AdvanceGc { safe_point };
     let moved = cluster.control(advance(Some(7))).await;
     assert_eq!(moved, Ok(Outcome::SafePoint(7)));
+    let collected = cluster.control(Verb::CollectGarbage {}).await;
+    assert_eq!(collected, Ok(Outcome::SafePoint(7)));
     let refused = cluster.control(advance(Some(6))).await;
     assert!(matches!(refused, Err(Refused::Forbidden(_))), "{refused:?}");
     let moved = cluster.control(advance(None)).await.unwrap();

@@ -32,6 +32,7 @@ pub mod coprocessor;
 pub mod extension;
 pub mod failure;
 pub mod flashback;
+mod garbage;
 pub mod held_writes;
 pub mod injection;
 pub mod key;

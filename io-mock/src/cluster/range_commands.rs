@@ -1,5 +1,5 @@
 //! Commands over ranges and for debugging: ScanLock, DeleteRange, UnsafeDestroyRange, the MVCC
-//! look-ups, BroadcastTxnStatus and the removal of old versions.
+//! look-ups and BroadcastTxnStatus.
 
 use bytes::Bytes;
 use tikv_proto::kvrpcpb::{
@@ -14,9 +14,7 @@ use super::api_version::{ApiCheck, Mode};
 use super::failure::Failure;
 use super::key::{self, Key};
 use super::mvcc::debug;
-use super::mvcc::engine::Change;
 use super::mvcc::error::MvccError;
-use super::mvcc::write_record::WriteKind;
 use super::proposal::{making_room, pair_size};
 use super::raw_commands::check_deleted_range;
 use super::region::StoreId;
@@ -254,31 +252,6 @@ impl Cluster {
             }
         }
         BroadcastTxnStatusResponse::default()
-    }
-
-    /// Removes versions that no read at or above the safe point can see. The server does this by
-    /// itself, some time after PD's safe point has moved.
-    pub fn collect_garbage(&mut self, safe_point: u64) {
-        self.collected = self.collected.max(safe_point);
-        let all = Bytes::new();
-        let mut changes = Vec::new();
-        for (key, history) in self.engine.histories(&all, &all) {
-            let mut covered = false;
-            for (commit_ts, write) in history.from(safe_point) {
-                let keep = !covered && write.kind == WriteKind::Put;
-                covered |= matches!(write.kind, WriteKind::Put | WriteKind::Delete);
-                if keep {
-                    continue;
-                }
-                changes.push(Change::DeleteWrite(key.clone(), commit_ts));
-                if write.kind == WriteKind::Put && write.short_value.is_none() {
-                    changes.push(Change::DeleteValue(key.clone(), write.start_ts));
-                }
-            }
-        }
-        for change in changes {
-            self.engine.apply(change);
-        }
     }
 }
 

@@ -186,6 +186,10 @@ impl ServedCluster {
                 let moved = pd.advance_safe_points(now_ms, target);
                 moved.map(Outcome::SafePoint).map_err(Refused::Forbidden)
             })?,
+            Verb::CollectGarbage {} => {
+                let safe_point = self.with(|cluster, _| cluster.collect_to_safe_points());
+                Outcome::SafePoint(safe_point)
+            }
             Verb::JumpTso { by_ms } => self.with(|cluster, now_ms| {
                 let pd = cluster.pd_mut();
                 let physical_ms = pd.next_tso(now_ms) >> 18;
@@ -338,6 +342,7 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::AddStore {}
         | Verb::ForgetTombstones {}
         | Verb::AdvanceGc { .. }
+        | Verb::CollectGarbage {}
         | Verb::JumpTso { .. }
         | Verb::CreateKeyspace { .. }
         | Verb::Save { .. } => (Vec::new(), None, None),

@@ -226,6 +226,8 @@ pub enum Verb {
         #[serde(default)]
         safe_point: Option<u64>,
     },
+    /// Removes older versions as far as the safe points allow.
+    CollectGarbage {},
     /// Lets the timestamps of PD jump forwards.
     JumpTso {
         /// By how much.

@@ -236,6 +236,13 @@ impl Pd {
         self.gc.of(keyspace)
     }
 
+    /// Up to where versions may be removed in each keyspace that collects for itself.
+    pub fn own_gc_safe_points(&self) -> BTreeMap<u32, u64> {
+        let own = self.keyspaces().filter(|(_, meta)| gc_is_own(meta));
+        own.map(|(id, _)| (id, self.gc.of(id).map_or(0, |state| state.gc_safe_point)))
+            .collect()
+    }
+
     /// Whose safe points a request is about. A keyspace that does not collect for itself shares
     /// those of no keyspace, which may be read and held back through it, but not moved.
     pub(super) fn gc_scope(
