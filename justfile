@@ -17,10 +17,10 @@ test *args:
 sim seeds="0..200" *args:
     cargo run --release -p tikv-tests --bin sim -- --seeds {{ seeds }} {{ args }}
 
-# One seed again, with its timeline in target/sim
+# One seed again, told and drawn in target/sim
 replay seed *args:
     mkdir -p target/sim
-    cargo run --release -p tikv-tests --bin sim -- --seed {{ seed }} --trace target/sim/{{ seed }}.txt {{ args }}
+    cargo run --release -p tikv-tests --bin sim -- --seed {{ seed }} --trace target/sim/{{ seed }}.txt --timeline target/sim/{{ seed }}.html {{ args }}
 
 # A fuzz target (codec, frame, operation) for some seconds
 fuzz target seconds="60":

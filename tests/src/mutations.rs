@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use tikv_io_mock::sim::{Failure, Faults};
+use tikv_io_mock::sim::{Bounds, Failure};
 use tikv_io_mock::workload::Workload;
 
 #[cfg(feature = "mutations")]
@@ -111,7 +111,7 @@ impl Mistake {
 
     /// A run of this workload and seed with the mistake made, if it fails.
     pub fn try_run(self, workload: Workload, seed: u64) -> Option<Found> {
-        let result = Mistake::with(Some(self), || workload.run(seed, Faults::all(), None));
+        let result = Mistake::with(Some(self), || workload.run(seed, &Bounds::default()));
         result.err().map(|failure| Found { workload, failure })
     }
 

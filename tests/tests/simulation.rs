@@ -2,10 +2,11 @@
 //! that such a set must have reached, and the proof that the checks find real mistakes.
 
 use std::ops::Range;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use tikv_io_mock::sim::{Failure, FailureKind, Faults, Mark, Marks, Report};
+use tikv_io_mock::sim::{self, Bounds, Failure, FailureKind, Mark, Marks, Report};
 use tikv_io_mock::workload::Workload;
 use tikv_tests::mutations::{self, Mistake, Row};
 
@@ -13,7 +14,7 @@ use tikv_tests::mutations::{self, Mistake, Row};
 const SEEDS: Range<u64> = 0..200;
 
 fn run(workload: Workload, seed: u64) -> Result<Report, Box<Failure>> {
-    workload.run(seed, Faults::all(), None)
+    workload.run(seed, &Bounds::default())
 }
 
 /// Runs every seed, on all processors, until one fails.
@@ -82,6 +83,45 @@ fn one_seed_is_one_run() {
             "two seeds of {workload} are one run"
         );
     }
+}
+
+#[test]
+fn one_seed_is_one_run_in_every_process() {
+    let run = || {
+        let sim = Command::new(env!("CARGO_BIN_EXE_sim"))
+            .args(["--seeds", "0..10", "--workload", "mixed", "--jobs", "1"])
+            .output()
+            .expect("the simulator can be run");
+        let told = String::from_utf8_lossy(&sim.stdout).into_owned();
+        // The last line says how long it took.
+        let seeds = told.lines().filter(|line| line.starts_with("seed "));
+        seeds.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let seeds = run();
+    assert_eq!(seeds.len(), 10);
+    assert_eq!(seeds, run());
+}
+
+#[test]
+fn a_failing_run_is_made_smaller() {
+    let Some(mistake) = Mistake::all().find(|mistake| mistake.name() == "commit-secondaries-first")
+    else {
+        return;
+    };
+    let try_run =
+        |bounds: &Bounds| Mistake::with(Some(mistake), || Workload::Bank.run(0, bounds)).err();
+    let failure = try_run(&Bounds::default()).expect("the mistake is found");
+    let struck = failure.strikes.len();
+    let shrunk = sim::shrink(Bounds::default(), failure, try_run);
+    let small = &shrunk.failure;
+    assert!(
+        small.strikes.len() <= 5 && small.strikes.len() < struck,
+        "{small}"
+    );
+    assert!(small.report.stats.rpcs < 1_000, "{small}");
+    let replayed = try_run(&shrunk.bounds).expect("it still fails");
+    assert_eq!(replayed.to_string(), small.to_string());
+    assert!(replayed.to_string().contains(&shrunk.bounds.to_string()));
 }
 
 #[test]

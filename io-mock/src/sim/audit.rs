@@ -9,6 +9,7 @@ use tikv_core::driver::{Instant, TransportError};
 use tikv_core::wire::Response;
 
 use super::digest::Digest;
+use super::drawing::Drawing;
 use super::marks::{Mark, Marks};
 use super::network::ClientId;
 use super::observe::{self, Asked};
@@ -29,6 +30,7 @@ pub(super) struct Audit {
     pub(super) digest: Digest,
     pub(super) stats: Stats,
     pub(super) marks: Marks,
+    pub(super) drawing: Option<Drawing>,
     timeline: Option<Box<dyn Write + Send>>,
 }
 
@@ -86,14 +88,12 @@ impl Audit {
         observe::digest(&mut self.digest, asked, result);
         observe::marks(&mut self.marks, asked.command, result);
         self.line(now, || {
-            format!(
-                "{client} {node} {}",
-                observe::Exchange {
-                    asked,
-                    outcome: result
-                }
-            )
+            format!("{client} {node} {asked}: {}", observe::Answer(result))
         });
+        if let Some(drawing) = &mut self.drawing {
+            let answer = observe::Answer(result).to_string();
+            drawing.served(now, client, node, asked, answer);
+        }
     }
 
     pub(super) fn timestamp(
@@ -101,6 +101,7 @@ impl Audit {
         now: Instant,
         client: ClientId,
         node: Node,
+        count: u32,
         result: &Result<Timestamp, TransportError>,
     ) {
         let ts = result.as_ref().map_or(0, |ts| ts.as_u64());
@@ -112,6 +113,13 @@ impl Audit {
             Ok(ts) => format!("{client} {node} Tso: {ts}"),
             Err(error) => format!("{client} {node} Tso: {error}"),
         });
+        if let Some(drawing) = &mut self.drawing {
+            let answer = match result {
+                Ok(ts) => ts.to_string(),
+                Err(error) => error.to_string(),
+            };
+            drawing.granted(now, client, node, count, &answer);
+        }
     }
 
     /// A frame arrives.
@@ -123,7 +131,14 @@ impl Audit {
     /// Something of the simulator's own doing.
     pub(super) fn note(&mut self, now: Instant, text: impl FnOnce() -> String) {
         self.event(Kind::Note, now, 0);
-        self.line(now, text);
+        match &mut self.drawing {
+            None => self.line(now, text),
+            Some(drawing) => {
+                let text = text();
+                drawing.note(now, text.clone());
+                self.line(now, || text);
+            }
+        }
     }
 
     fn line(&mut self, now: Instant, text: impl FnOnce() -> String) {

@@ -114,6 +114,9 @@ impl World {
         if let Some(after) = self.chaos.next(fault) {
             self.schedule(after, Event::Strike(fault));
         }
+        if !self.strikes.lands(self.now, fault, true) {
+            return;
+        }
         match fault {
             Fault::Reset => {
                 if let Some(&(client, node)) = self.chaos.chance.pick(&self.network.links()) {
@@ -409,8 +412,11 @@ impl World {
     pub(super) fn changed(&mut self, regions: &[RegionId]) {
         for &region in regions {
             let share = self.chaos.share(Fault::StalePd);
-            if self.phase == Phase::Faulty && self.chaos.chance.hits(share) {
-                let after = self.chaos.chance.time(HEARTBEAT);
+            let late = self.phase == Phase::Faulty && self.chaos.chance.hits(share);
+            let after = late.then(|| self.chaos.chance.time(HEARTBEAT));
+            if let Some(after) = after
+                && self.strikes.lands(self.now, Fault::StalePd, true)
+            {
                 self.schedule(after, Event::Change(Change::Heartbeat(region)));
             } else {
                 self.heartbeat(region);
@@ -444,8 +450,11 @@ impl World {
     /// Whether a region changes right before or after a request is served.
     pub(super) fn aim(&mut self, asked: Asked<'_>) -> Aimed {
         let share = self.chaos.share(Fault::Aim);
-        if self.phase != Phase::Faulty || asked.context.is_none() || !self.chaos.chance.hits(share)
-        {
+        if self.phase != Phase::Faulty || asked.context.is_none() {
+            return Aimed::default();
+        }
+        let drawn = self.chaos.chance.hits(share);
+        if !self.strikes.lands(self.now, Fault::Aim, drawn) {
             return Aimed::default();
         }
         let regional = [

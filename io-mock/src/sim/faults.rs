@@ -6,6 +6,7 @@
 //! combination is as likely as the usual mixture (swarm testing).
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::chance::{Chance, Ppm};
@@ -119,6 +120,37 @@ impl Faults {
             .copied()
             .filter(move |&fault| self.contains(fault))
     }
+}
+
+/// The names in one word each, separated by commas; `none` if there are none.
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.iter().map(in_one_word).collect();
+        if names.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&names.join(","))
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .filter(|name| !name.is_empty() && *name != "none")
+            .try_fold(Faults::none(), |faults, name| {
+                let fault = Fault::ALL.iter().find(|fault| in_one_word(**fault) == name);
+                fault
+                    .map(|&fault| faults.with(fault))
+                    .ok_or(format!("no fault is called {name:?}"))
+            })
+    }
+}
+
+/// A name without spaces.
+pub(super) fn in_one_word(fault: Fault) -> String {
+    fault.name().replace(' ', "-")
 }
 
 /// How strong one fault is in one run.
@@ -253,6 +285,10 @@ mod tests {
             Faults::none()
         );
         assert_eq!(Faults::all().iter().count(), Fault::ALL.len());
+        for set in [faults, Faults::all(), Faults::none()] {
+            assert_eq!(set.to_string().parse(), Ok(set));
+        }
+        assert!("splat".parse::<Faults>().is_err());
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl World {
         rpc: Rpc,
     ) {
         let deadline = rpc.deadline;
-        let journey = self.network.request(self.now, client, node);
+        let journey = self
+            .network
+            .request(self.now, client, node, &mut self.strikes);
         let mut flight = Flight {
             waiter: Some(waiter),
             client,
@@ -199,7 +201,9 @@ impl World {
         node: Node,
         result: Result<Response, TransportError>,
     ) {
-        let arrives = self.network.reply(self.now, client, node);
+        let arrives = self
+            .network
+            .reply(self.now, client, node, &mut self.strikes);
         if let Some(flight) = self
             .flights
             .get(key)
@@ -295,8 +299,7 @@ impl World {
                 Mark::NeverSent
             });
             self.audit.answered(now, waiter.0.number());
-            let waker = self.ops.put(waiter.0, waiter.1, reply);
-            self.wakers.extend(waker);
+            self.deliver(waiter, reply);
         }
     }
 

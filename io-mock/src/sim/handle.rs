@@ -176,15 +176,13 @@ impl Sim {
 
     /// Whether a fault that strikes calls strikes now. For applications that crash clients.
     pub fn strikes(&self, fault: Fault) -> bool {
-        let share = {
-            let world = self.shared.lock();
-            if world.phase == Phase::Faulty {
-                world.plan.faults.share(fault)
-            } else {
-                0
-            }
+        let mut world = self.shared.lock();
+        let share = match world.phase {
+            Phase::Faulty => world.plan.faults.share(fault),
+            Phase::Calm | Phase::Quiet(_) => 0,
         };
-        self.lock_chance().hits(share)
+        let (now, drawn) = (world.now, self.lock_chance().hits(share));
+        world.strikes.lands(now, fault, drawn)
     }
 
     fn lock_chance(&self) -> std::sync::MutexGuard<'_, Chance> {

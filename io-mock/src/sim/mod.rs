@@ -37,9 +37,11 @@
 //! A digest over all events proves it: one seed, two runs, equal digests.
 
 mod audit;
+mod bounds;
 mod chance;
 mod chaos;
 mod digest;
+mod drawing;
 mod driver;
 mod executor;
 mod faults;
@@ -58,6 +60,7 @@ mod queue;
 mod report;
 mod shared;
 mod streams;
+mod strikes;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -69,6 +72,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use bytes::Bytes;
 
 pub use self::audit::Stats;
+pub use self::bounds::{Bounds, Shrunk, shrink};
 pub use self::chance::Chance;
 pub use self::digest::Digest;
 pub use self::driver::SimDriver;
@@ -78,8 +82,10 @@ pub use self::marks::{Mark, Marks};
 pub use self::network::ClientId;
 pub use self::plan::{Latency, Plan};
 pub use self::report::{Failure, FailureKind, Report};
+pub use self::strikes::Strike;
 
 use self::audit::Audit;
+use self::drawing::Drawing;
 use self::executor::Executor;
 use self::shared::Shared;
 use self::world::{EPOCH_MS, World};
@@ -94,6 +100,7 @@ pub struct Simulation {
     split_keys: Vec<Bytes>,
     calm: bool,
     timeline: Option<Box<dyn Write + Send>>,
+    drawing: Option<Box<dyn Write + Send>>,
     replay: Option<String>,
     extension: Option<Extended>,
 }
@@ -106,6 +113,7 @@ impl Simulation {
             split_keys: Vec::new(),
             calm: false,
             timeline: None,
+            drawing: None,
             replay: None,
             extension: None,
         }
@@ -114,6 +122,12 @@ impl Simulation {
     /// Lets the seed draw from these faults.
     pub fn faults(mut self, allowed: Faults) -> Self {
         self.plan = Plan::of(self.plan.seed, allowed);
+        self
+    }
+
+    /// Confines the run.
+    pub fn bounds(mut self, bounds: &Bounds) -> Self {
+        self.plan = bounds.plan(self.plan.seed);
         self
     }
 
@@ -140,6 +154,14 @@ impl Simulation {
     /// Writes what happens, line by line.
     pub fn timeline(mut self, into: impl Write + Send + 'static) -> Self {
         self.timeline = Some(Box::new(into));
+        self
+    }
+
+    /// Draws the run, as an HTML page that needs nothing else: a lane for each client, store and
+    /// member of PD, a line for each message, a colour for each transaction. It is written when
+    /// the run ends, however it does.
+    pub fn drawing(mut self, into: impl Write + Send + 'static) -> Self {
+        self.drawing = Some(Box::new(into));
         self
     }
 
@@ -199,7 +221,9 @@ impl Simulation {
             EPOCH_MS,
         );
         split(&mut cluster, &plan, self.split_keys);
-        let shared = Shared::new(World::new(plan, cluster, Audit::new(self.timeline)));
+        let mut audit = Audit::new(self.timeline);
+        audit.drawing = self.drawing.is_some().then(Drawing::default);
+        let shared = Shared::new(World::new(plan, cluster, audit));
         let mut executor = Executor::new(shared.clone());
         if !self.calm {
             shared.lock().begin_faults();
@@ -221,6 +245,14 @@ impl Simulation {
         };
         let result =
             result.map_err(|kind| Box::new(Failure::of(&shared.lock(), kind, self.replay)));
+        if let (Some(mut out), Some(drawing)) = (self.drawing, &shared.lock().audit.drawing) {
+            let title = match &result {
+                Ok(report) => format!("{report}\n{}", report.plan),
+                Err(failure) => failure.to_string(),
+            };
+            // A drawing that can't be written is no reason to lose the report.
+            let _ = drawing.write(&mut out, &title).and_then(|()| out.flush());
+        }
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| executor.clear())) {
             // A second panic while the tasks of a failed run are dropped says nothing new.
             if result.is_ok() {

@@ -13,6 +13,7 @@ use tikv_core::driver::Instant;
 use super::chance::{Chance, Ppm};
 use super::faults::{Drawn, Fault};
 use super::plan::{Latency, Plan};
+use super::strikes::Strikes;
 use crate::node::Node;
 
 /// One client of a simulation.
@@ -152,7 +153,13 @@ impl Network {
     }
 
     /// Sends a request out.
-    pub(super) fn request(&mut self, now: Instant, client: ClientId, node: Node) -> Journey {
+    pub(super) fn request(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        node: Node,
+        strikes: &mut Strikes,
+    ) -> Journey {
         let link = self.links.entry((client, node)).or_default();
         let latency = self.latency;
         let connected = match link.connected {
@@ -180,19 +187,24 @@ impl Network {
             };
         }
         let lost = departs < link.cut_until
-            || self.chance.hits(self.shares.drop_request)
+            || strikes.lands(
+                now,
+                Fault::DropRequest,
+                self.chance.hits(self.shares.drop_request),
+            )
             || self.down.contains_key(&node);
         let mut arrives = departs + latency.draw(&mut self.chance);
-        if self.chance.hits(self.shares.delay) {
-            arrives = arrives + delay(&mut self.chance);
+        if let Some(later) = late(&mut self.chance, self.shares.delay, now, strikes) {
+            arrives = arrives + later;
         } else if self.ordered {
             arrives = arrives.max(link.last_request);
             link.last_request = arrives;
         }
-        let again = self.chance.hits(self.shares.duplicate).then(|| {
+        let drawn = self.chance.hits(self.shares.duplicate).then(|| {
             let later = delay(&mut self.chance);
             departs + latency.draw(&mut self.chance) + later
         });
+        let again = drawn.filter(|_| strikes.lands(now, Fault::Duplicate, true));
         Journey::Sent {
             departs,
             arrives: (!lost).then_some(arrives),
@@ -201,14 +213,24 @@ impl Network {
     }
 
     /// Sends a reply back: when it arrives, unless it is lost.
-    pub(super) fn reply(&mut self, now: Instant, client: ClientId, node: Node) -> Option<Instant> {
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        node: Node,
+        strikes: &mut Strikes,
+    ) -> Option<Instant> {
         let link = self.links.entry((client, node)).or_default();
-        if now < link.cut_until || self.chance.hits(self.shares.lose_reply) {
+        if now < link.cut_until {
+            return None;
+        }
+        let lost = self.chance.hits(self.shares.lose_reply);
+        if strikes.lands(now, Fault::LoseReply, lost) {
             return None;
         }
         let mut arrives = now + self.latency.draw(&mut self.chance);
-        if self.chance.hits(self.shares.delay) {
-            arrives = arrives + delay(&mut self.chance);
+        if let Some(later) = late(&mut self.chance, self.shares.delay, now, strikes) {
+            arrives = arrives + later;
         } else if self.ordered {
             arrives = arrives.max(link.last_reply);
             link.last_reply = arrives;
@@ -241,40 +263,42 @@ impl Network {
         node: Node,
         last: &mut Instant,
         way: Way,
+        strikes: &mut Strikes,
     ) -> Carried {
         let link = self.links.entry((client, node)).or_default();
         if now < link.cut_until || self.down.contains_key(&node) {
             return Carried::Lost;
         }
-        let breaks = match way {
-            Way::There => self.shares.drop_request,
-            Way::Back => self.shares.lose_reply,
+        let (fault, share) = match way {
+            Way::There => (Fault::DropRequest, self.shares.drop_request),
+            Way::Back => (Fault::LoseReply, self.shares.lose_reply),
         };
         let mut arrives = now + self.latency.draw(&mut self.chance);
-        if self.chance.hits(breaks) {
+        if strikes.lands(now, fault, self.chance.hits(share)) {
             return Carried::Breaks(arrives);
         }
-        if self.chance.hits(self.shares.delay) {
+        if let Some(later) = late(&mut self.chance, self.shares.delay, now, strikes) {
             // Whatever comes behind it on the stream is late as well.
-            arrives = arrives + delay(&mut self.chance);
+            arrives = arrives + later;
         }
         *last = arrives.max(*last);
         Carried::Arrives(*last)
     }
 
     /// How much later a frame reaches its node a second time, if it does.
-    pub(super) fn again(&mut self) -> Option<Duration> {
+    pub(super) fn again(&mut self, now: Instant, strikes: &mut Strikes) -> Option<Duration> {
         let again = self.chance.hits(self.shares.duplicate);
-        again.then(|| delay(&mut self.chance))
+        let later = again.then(|| delay(&mut self.chance));
+        later.filter(|_| strikes.lands(now, Fault::Duplicate, true))
     }
 
     /// How much longer than other answers a timestamp takes.
-    pub(super) fn timestamp_delay(&mut self) -> Duration {
-        if self.chance.hits(self.shares.slow_tso) {
-            self.chance.time(TSO_DELAY)
-        } else {
-            Duration::ZERO
-        }
+    pub(super) fn timestamp_delay(&mut self, now: Instant, strikes: &mut Strikes) -> Duration {
+        let drawn = self.chance.hits(self.shares.slow_tso);
+        let later = drawn.then(|| self.chance.time(TSO_DELAY));
+        later
+            .filter(|_| strikes.lands(now, Fault::SlowTso, true))
+            .unwrap_or_default()
     }
 
     /// The connection of a link is gone; the next request makes a new one.
@@ -310,6 +334,12 @@ impl Network {
     pub(super) fn forget(&mut self, client: ClientId) {
         self.links.retain(|(owner, _), _| *owner != client);
     }
+}
+
+/// How much later than usual a message arrives, if it is delayed.
+fn late(chance: &mut Chance, share: Ppm, now: Instant, strikes: &mut Strikes) -> Option<Duration> {
+    let later = chance.hits(share).then(|| delay(chance));
+    later.filter(|_| strikes.lands(now, Fault::Delay, true))
 }
 
 fn delay(chance: &mut Chance) -> Duration {

@@ -23,6 +23,27 @@ pub(super) struct Asked<'a> {
     pub(super) command: &'a Command,
 }
 
+impl Asked<'_> {
+    /// The transaction that it is about, by its start; for a read, its version.
+    pub(super) fn transaction(&self) -> Option<u64> {
+        Some(match self.command {
+            Command::Get(get) => get.version,
+            Command::BatchGet(get) => get.version,
+            Command::Scan(scan) => scan.version,
+            Command::Prewrite(prewrite) => prewrite.start_version,
+            Command::Commit(commit) => commit.start_version,
+            Command::BatchRollback(rollback) => rollback.start_version,
+            Command::PessimisticLock(lock) => lock.start_version,
+            Command::PessimisticRollback(rollback) => rollback.start_version,
+            Command::TxnHeartBeat(beat) => beat.start_version,
+            Command::CheckTxnStatus(check) => check.lock_ts,
+            Command::CheckSecondaryLocks(check) => check.start_version,
+            Command::ResolveLock(resolve) => resolve.start_version,
+            _ => return None,
+        })
+    }
+}
+
 /// Takes an exchange into the digest: enough of it that two runs that differ in anything that
 /// matters differ here.
 pub(super) fn digest(digest: &mut Digest, asked: Asked<'_>, outcome: &Outcome) {
@@ -248,17 +269,12 @@ pub(super) fn keys(command: &Command) -> (Vec<Bytes>, bool) {
     }
 }
 
-/// One exchange as a line of a timeline.
-pub(super) struct Exchange<'a> {
-    pub(super) asked: Asked<'a>,
-    pub(super) outcome: &'a Outcome,
-}
-
-impl fmt::Display for Exchange<'_> {
+/// A request as a line of a timeline begins.
+impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let command = self.asked.command;
+        let command = self.command;
         write!(f, "{}", command.label())?;
-        if let Some(context) = self.asked.context {
+        if let Some(context) = self.context {
             let version = context.region_epoch.map_or(0, |epoch| epoch.version);
             write!(f, " r{}@{version}", context.region_id)?;
         }
@@ -318,8 +334,16 @@ impl fmt::Display for Exchange<'_> {
                 write!(f, " {}", show(key))?;
             }
         }
-        f.write_str(": ")?;
-        match self.outcome {
+        Ok(())
+    }
+}
+
+/// What came of a request, as a line of a timeline ends.
+pub(super) struct Answer<'a>(pub(super) &'a Outcome);
+
+impl fmt::Display for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Ok(response) => describe(f, response),
             Err(error) => write!(f, "{error}"),
         }

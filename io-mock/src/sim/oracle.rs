@@ -296,33 +296,38 @@ impl World {
         let result = dispatch::timestamp(&mut self.cluster, now_ms, node, &request, count);
         #[cfg(feature = "mutations")]
         let result = result.map(|last| crate::mutation::bend_timestamp(client.0, last));
-        self.audit.timestamp(self.now, client, node, &result);
+        self.audit.timestamp(self.now, client, node, count, &result);
         let last = match result {
             Ok(last) => last,
             // The stream ends with a status.
             Err(error) => return self.end_oracle(oracle, &error),
         };
-        let now = self.now + self.network.timestamp_delay();
+        let delay = self.network.timestamp_delay(self.now, &mut self.strikes);
+        let now = self.now + delay;
         let Some(open) = self.oracles.oracle(oracle) else {
             return;
         };
         let tail = &mut open.last_back;
-        let (at, event) = match self.network.carry(now, client, node, tail, Way::Back) {
-            Carried::Arrives(at) => {
-                let event = OracleEvent::Grant {
-                    oracle,
-                    life,
-                    count,
-                    last,
-                };
-                (at, event)
-            }
-            Carried::Breaks(at) => (at, OracleEvent::Broken { oracle, life }),
-            Carried::Lost => {
-                open.mute = true;
-                return;
-            }
-        };
+        let (at, event) =
+            match self
+                .network
+                .carry(now, client, node, tail, Way::Back, &mut self.strikes)
+            {
+                Carried::Arrives(at) => {
+                    let event = OracleEvent::Grant {
+                        oracle,
+                        life,
+                        count,
+                        last,
+                    };
+                    (at, event)
+                }
+                Carried::Breaks(at) => (at, OracleEvent::Broken { oracle, life }),
+                Carried::Lost => {
+                    open.mute = true;
+                    return;
+                }
+            };
         self.queue.push(at, Event::Oracle(event));
     }
 
@@ -418,22 +423,26 @@ impl World {
             }
             let (life, count) = (open.life, batch.count);
             let tail = &mut open.last_there;
-            let (at, event) = match self.network.carry(now, client, node, tail, Way::There) {
-                Carried::Arrives(at) => {
-                    let event = OracleEvent::Wishes {
-                        oracle,
-                        life,
-                        count,
-                    };
-                    (at, event)
-                }
-                Carried::Breaks(at) => (at, OracleEvent::Broken { oracle, life }),
-                // Noticed when the batch has been unanswered for too long.
-                Carried::Lost => {
-                    open.mute = true;
-                    continue;
-                }
-            };
+            let (at, event) =
+                match self
+                    .network
+                    .carry(now, client, node, tail, Way::There, &mut self.strikes)
+                {
+                    Carried::Arrives(at) => {
+                        let event = OracleEvent::Wishes {
+                            oracle,
+                            life,
+                            count,
+                        };
+                        (at, event)
+                    }
+                    Carried::Breaks(at) => (at, OracleEvent::Broken { oracle, life }),
+                    // Noticed when the batch has been unanswered for too long.
+                    Carried::Lost => {
+                        open.mute = true;
+                        continue;
+                    }
+                };
             self.queue.push(at, Event::Oracle(event));
         }
         // What nobody waits for in time has an event of its own.

@@ -1,11 +1,13 @@
 //! What a seed draws before anything runs: the cluster, the network, the faults. A run prints it
 //! first, and the same seed always draws the same.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use super::chance::{Chance, Ppm};
 use super::faults::{Drawn, Faults};
+use super::strikes::Strike;
 
 /// The whole configuration of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Plan {
     pub clients_max: Option<u32>,
     /// No more operations of each client than this.
     pub operations_max: Option<u64>,
+    /// Only these strikes of faults, if not all.
+    pub strikes: Option<BTreeSet<Strike>>,
     /// What goes wrong.
     pub faults: Drawn,
 }
@@ -100,6 +104,7 @@ impl Plan {
             time_limit: TIME_LIMIT,
             clients_max: None,
             operations_max: None,
+            strikes: None,
             faults: Drawn::draw(allowed, &mut Chance::stream(seed, "faults")),
         }
     }

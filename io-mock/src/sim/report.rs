@@ -10,6 +10,7 @@ use super::digest::Digest;
 use super::executor::Halt;
 use super::marks::Marks;
 use super::plan::Plan;
+use super::strikes::Strike;
 use super::world::World;
 use crate::check::Violation;
 
@@ -66,6 +67,8 @@ pub struct Failure {
     pub at: Instant,
     /// What had not ended, and what it was waiting for.
     pub pending: Vec<String>,
+    /// The strikes of faults that happened before, and when.
+    pub strikes: Vec<(Instant, Strike)>,
     replay: Option<String>,
 }
 
@@ -145,6 +148,7 @@ impl Failure {
                 .take(PENDING_SHOWN)
                 .map(ToString::to_string)
                 .collect(),
+            strikes: world.strikes.landed().to_vec(),
             replay,
         }
     }
@@ -164,6 +168,10 @@ impl fmt::Display for Failure {
         );
         for pending in self.pending.iter().filter(|_| pends) {
             writeln!(f, "  pending: {pending}")?;
+        }
+        // All of them would say little; the few of a run that was made smaller say all.
+        for (at, strike) in self.strikes.iter().filter(|_| plan.strikes.is_some()) {
+            writeln!(f, "  {strike} at {} ms", at.as_millis())?;
         }
         match &self.replay {
             Some(command) => write!(f, "  replay: {command}"),

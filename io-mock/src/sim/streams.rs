@@ -345,7 +345,7 @@ impl World {
         }
         let (client, node, address) = (open.client, open.node, open.address.clone());
         for bytes in frames {
-            let again = self.network.again();
+            let again = self.network.again(now, &mut self.strikes);
             let frame = Frame {
                 stream,
                 client,
@@ -389,7 +389,10 @@ impl World {
             Way::There => &mut connection.last_there,
             Way::Back => &mut connection.last_back,
         };
-        match self.network.carry(now, frame.client, frame.node, last, way) {
+        match self
+            .network
+            .carry(now, frame.client, frame.node, last, way, &mut self.strikes)
+        {
             Carried::Arrives(at) => {
                 let frame = self.put_frame(frame);
                 let event = match way {

@@ -34,6 +34,7 @@ use super::oracle::{OracleEvent, Oracles};
 use super::plan::Plan;
 use super::queue::Queue;
 use super::streams::{StreamEvent, Streams};
+use super::strikes::Strikes;
 use super::waits::Waits;
 use crate::check::{RawWrite, Truth};
 use crate::cluster::Cluster;
@@ -65,6 +66,7 @@ pub(super) struct World {
     pub(super) chaos: Chaos,
     pub(super) audit: Audit,
     pub(super) manners: Manners,
+    pub(super) strikes: Strikes,
     /// To be called by the executor.
     pub(super) wakers: Vec<Waker>,
     pub(super) queue: Queue<Event>,
@@ -138,6 +140,7 @@ impl World {
             chaos: Chaos::new(&plan),
             audit,
             manners: Manners::default(),
+            strikes: Strikes::new(plan.strikes.clone()),
             wakers: Vec::new(),
             queue: Queue::default(),
             flights: Flights::default(),
@@ -301,6 +304,13 @@ impl World {
                             from: node,
                         },
                     );
+                    if let Some(drawing) = &mut self.audit.drawing {
+                        let asked = Asked {
+                            context: rpc.context.as_deref(),
+                            command: &rpc.command,
+                        };
+                        drawing.asks(self.now, client, node, (key, id), asked);
+                    }
                     match self.part(&rpc) {
                         Some(part) => self.send_framed(client, node, (key, id), rpc, part),
                         None => self.send(client, node, (key, id), rpc),
@@ -311,6 +321,9 @@ impl World {
                 let failure = |error| Reply::Timestamp(Err(error));
                 if let Some(node) = self.reach(client, (key, id), &request.url, failure) {
                     self.ops.waits(key, Waiting::Timestamp);
+                    if let Some(drawing) = &mut self.audit.drawing {
+                        drawing.wishes(self.now, client, node, (key, id));
+                    }
                     self.wish(client, node, (key, id), request);
                 }
             }
@@ -384,6 +397,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self, (op, id): (OpKey, ActionId), reply: Reply) {
+        if let Some(drawing) = &mut self.audit.drawing {
+            drawing.answered(self.now, (op, id), &reply);
+        }
         let waker = self.ops.put(op, id, reply);
         self.wakers.extend(waker);
     }

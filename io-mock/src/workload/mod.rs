@@ -21,7 +21,6 @@ mod session;
 pub mod skew;
 
 use std::fmt;
-use std::io::Write;
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -29,7 +28,7 @@ use bytes::Bytes;
 pub use self::session::{RecordedTransaction, Session, Work};
 
 use crate::check::Verdict;
-use crate::sim::{Failure, Faults, Report, Sim, Simulation};
+use crate::sim::{Bounds, Failure, Report, Sim, Simulation};
 
 macro_rules! workloads {
     ($( $workload:ident = $module:ident, )*) => {
@@ -79,29 +78,34 @@ workloads! {
 }
 
 impl Workload {
-    /// One run: what the seed draws, this workload, all its checks.
+    /// The run of a seed in these bounds, to be made by [`try_run`](Workload::try_run).
+    pub fn simulation(self, seed: u64, bounds: &Bounds) -> Simulation {
+        let replay = format!(
+            "cargo run --release -p tikv-tests --bin sim -- --seed {seed} --workload {self}{bounds}"
+        );
+        Simulation::seed(seed)
+            .bounds(bounds)
+            .calm()
+            .split_keys(self.split_keys())
+            .replay(replay)
+    }
+
+    /// Makes a run: what the seed draws, this workload, all its checks.
     ///
     /// # Errors
     ///
     /// What went wrong.
-    pub fn run(
-        self,
-        seed: u64,
-        faults: Faults,
-        timeline: Option<Box<dyn Write + Send>>,
-    ) -> Result<Report, Box<Failure>> {
-        let replay = format!(
-            "cargo run --release -p tikv-tests --bin sim -- --seed {seed} --workload {self}"
-        );
-        let mut simulation = Simulation::seed(seed)
-            .faults(faults)
-            .calm()
-            .split_keys(self.split_keys())
-            .replay(replay);
-        if let Some(timeline) = timeline {
-            simulation = simulation.timeline(timeline);
-        }
+    pub fn try_run(self, simulation: Simulation) -> Result<Report, Box<Failure>> {
         simulation.try_run(async |sim| self.work(sim).await)
+    }
+
+    /// The run of a seed in these bounds.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong.
+    pub fn run(self, seed: u64, bounds: &Bounds) -> Result<Report, Box<Failure>> {
+        self.try_run(self.simulation(seed, bounds))
     }
 }
 

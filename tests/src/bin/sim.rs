@@ -4,18 +4,21 @@
 //! sim --seed 7                      one run, its configuration first
 //! sim --seeds 0..200                many runs, one line each
 //! sim                               the seeds that failed once, from tests/seeds.txt
-//! sim --seed 7 --trace out.txt      one run with its timeline
-//! sim --seed 7 --shrink             a failing run with as few faults as still fail
+//! sim --seed 7 --trace out.txt      one run with all that happens, line by line
+//! sim --seed 7 --timeline out.html  one run as a drawing
 //! sim --seeds 0..200 --mutate NAME  the same with a mistake built in, which must be found
 //! sim --mutate list                 which mistakes there are
 //! sim --mutate all                  which run finds each of them, and by which rule
 //! ```
 //!
+//! The first run that fails is made smaller: fewer faults, clients, operations, and in the end only the
+//! single strikes of faults that it takes to fail. The command that repeats the smaller run is printed.
+//!
 //! Ends with 0 if every run was well, with 1 if one was not, with 2 if the call makes no sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +28,7 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use tikv_io_mock::sim::{Failure, Fault, Faults, Marks, Plan, Report};
+use tikv_io_mock::sim::{self, Bounds, Failure, Faults, Marks, Report, Strike};
 use tikv_io_mock::workload::Workload;
 use tikv_tests::mutations::{Mistake, Row, SEEDS};
 use tikv_tests::seeds::{self, KnownSeed};
@@ -43,17 +46,29 @@ struct Options {
     #[arg(long, default_value_t = Workload::Bank)]
     workload: Workload,
     /// Allow only these faults, by name, separated by commas.
-    #[arg(long, value_parser = faults)]
+    #[arg(long)]
     faults: Option<Faults>,
     /// Build in a mistake; `list` names them, `all` finds each.
     #[arg(long)]
     mutate: Option<String>,
-    /// Write the timeline of the run here. For one seed.
+    /// No more clients than this.
+    #[arg(long)]
+    clients: Option<u32>,
+    /// No more operations of each client than this.
+    #[arg(long)]
+    operations: Option<u64>,
+    /// Only these strikes of faults, as FAULT:NUMBER, separated by commas.
+    #[arg(long, value_parser = strikes)]
+    strikes: Option<Strikes>,
+    /// Write everything that happens here, line by line. For one seed.
     #[arg(long, requires = "seed")]
     trace: Option<PathBuf>,
-    /// Search a failing run for the fewest faults that still make it fail. For one seed.
+    /// Draw the run here, as an HTML page. For one seed.
     #[arg(long, requires = "seed")]
-    shrink: bool,
+    timeline: Option<PathBuf>,
+    /// Leave a failing run as large as it is.
+    #[arg(long)]
+    no_shrink: bool,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -125,41 +140,49 @@ fn usage(error: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
+impl Options {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            faults: self.faults.unwrap_or_else(Faults::all),
+            clients: self.clients,
+            operations: self.operations,
+            strikes: self.strikes.clone().map(|Strikes(strikes)| strikes),
+        }
+    }
+}
+
 /// One run of one seed, on this thread.
 fn run(
-    options: &Options,
     mistake: Option<Mistake>,
     (seed, workload): (u64, Workload),
-    timeline: Option<Box<dyn Write + Send>>,
+    bounds: &Bounds,
 ) -> Result<Report, Box<Failure>> {
-    let faults = options.faults.unwrap_or_else(Faults::all);
-    Mistake::with(mistake, || workload.run(seed, faults, timeline))
+    Mistake::with(mistake, || workload.run(seed, bounds))
 }
 
 fn one(options: &Options, mistake: Option<Mistake>, seed: u64) -> ExitCode {
-    let faults = options.faults.unwrap_or_else(Faults::all);
-    println!(
-        "seed {seed} {}\n{}",
-        options.workload,
-        Plan::of(seed, faults)
-    );
-    let timeline: Option<Box<dyn Write + Send>> = match &options.trace {
-        None => None,
-        Some(path) => match File::create(path) {
-            Ok(file) => Some(Box::new(BufWriter::new(file))),
+    let (workload, bounds) = (options.workload, options.bounds());
+    println!("seed {seed} {workload}\n{}", bounds.plan(seed));
+    let mut simulation = workload.simulation(seed, &bounds);
+    for (path, is_drawing) in [(&options.trace, false), (&options.timeline, true)] {
+        let Some(path) = path else { continue };
+        let file = match File::create(path) {
+            Ok(file) => BufWriter::new(file),
             Err(error) => return usage(&format!("{}: {error}", path.display())),
-        },
-    };
-    match run(options, mistake, (seed, options.workload), timeline) {
+        };
+        simulation = match is_drawing {
+            true => simulation.drawing(file),
+            false => simulation.timeline(file),
+        };
+    }
+    match Mistake::with(mistake, || workload.try_run(simulation)) {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
             println!("{failure}{}", extra(options));
-            if options.shrink {
-                shrink(options, mistake, seed);
-            }
+            make_smaller(options, mistake, (seed, workload), failure);
             ExitCode::FAILURE
         }
     }
@@ -167,41 +190,28 @@ fn one(options: &Options, mistake: Option<Mistake>, seed: u64) -> ExitCode {
 
 /// What else the command to replay a failure needs.
 fn extra(options: &Options) -> String {
-    let mut extra = String::new();
-    if let Some(mutate) = &options.mutate {
-        extra.push_str(&format!(" --mutate {mutate}"));
-    }
-    if let Some(faults) = options.faults {
-        extra.push_str(&format!(" --faults {}", names(faults)));
-    }
-    extra
+    let mutate = options.mutate.as_ref();
+    mutate.map_or(String::new(), |name| format!(" --mutate {name}"))
 }
 
-/// Switches off one fault after the other as long as the run still fails.
-fn shrink(options: &Options, mistake: Option<Mistake>, seed: u64) {
-    let fails = |faults: Faults| {
-        let options = Options {
-            faults: Some(faults),
-            ..options.clone()
-        };
-        run(&options, mistake, (seed, options.workload), None).is_err()
-    };
-    let allowed = options.faults.unwrap_or_else(Faults::all);
-    let mut left = Plan::of(seed, allowed).faults.faults();
-    loop {
-        let fewer = left
-            .iter()
-            .map(|fault| left.without(fault))
-            .find(|&fewer| fails(fewer));
-        match fewer {
-            Some(fewer) => left = fewer,
-            None => break,
-        }
+/// Makes a failing run smaller and prints it, unless it is not to be.
+fn make_smaller(
+    options: &Options,
+    mistake: Option<Mistake>,
+    what: (u64, Workload),
+    failure: Box<Failure>,
+) {
+    let bounds = options.bounds();
+    if options.no_shrink || bounds.strikes.is_some() {
+        return;
     }
+    let shrunk = sim::shrink(bounds, failure, |bounds| run(mistake, what, bounds).err());
     println!(
-        "  shrunk to {} faults: --faults {}",
-        left.iter().count(),
-        names(left)
+        "shrunk in {} runs to {} strikes:\n{}{}",
+        shrunk.runs,
+        shrunk.failure.strikes.len(),
+        shrunk.failure,
+        extra(options)
     );
 }
 
@@ -221,7 +231,7 @@ fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<(u64, Workload)>)
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&what) = runs.get(index) else { return };
-                    let result = run(options, mistake, what, None);
+                    let result = run(mistake, what, &options.bounds());
                     if sender.send((index, result)).is_err() {
                         return;
                     }
@@ -233,14 +243,17 @@ fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<(u64, Workload)>)
         for (index, result) in receiver {
             early.insert(index, result);
             while let Some(result) = early.remove(&told) {
+                sum.tell(told, result, &extra(options));
                 told += 1;
-                sum.tell(result, &extra(options));
             }
             if sum.failed > 0 && !options.keep_going {
                 stop.store(true, Ordering::Relaxed);
             }
         }
     });
+    if let Some((index, failure)) = sum.first_failed.take() {
+        make_smaller(options, mistake, runs[index], failure);
+    }
     sum.conclude(started, runs.len());
     if sum.failed > 0 {
         ExitCode::FAILURE
@@ -255,24 +268,27 @@ struct Sum {
     failed: usize,
     rpcs: u64,
     marks: Marks,
+    first_failed: Option<(usize, Box<Failure>)>,
 }
 
 impl Sum {
-    fn tell(&mut self, result: Result<Report, Box<Failure>>, extra: &str) {
-        let report = match &result {
+    fn tell(&mut self, index: usize, result: Result<Report, Box<Failure>>, extra: &str) {
+        let (rpcs, marks) = match result {
             Ok(report) => {
                 self.ok += 1;
                 println!("{report}");
-                report
+                (report.stats.rpcs, report.marks)
             }
             Err(failure) => {
                 self.failed += 1;
                 println!("{failure}{extra}");
-                &failure.report
+                let told = (failure.report.stats.rpcs, failure.report.marks);
+                self.first_failed.get_or_insert((index, failure));
+                told
             }
         };
-        self.rpcs += report.stats.rpcs;
-        self.marks = self.marks.union(report.marks);
+        self.rpcs += rpcs;
+        self.marks = self.marks.union(marks);
     }
 
     fn conclude(&self, started: Instant, runs: usize) {
@@ -300,26 +316,14 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     Ok(number(first)?..number(last)?)
 }
 
-fn faults(text: &str) -> Result<Faults, String> {
-    text.split(',')
-        .filter(|name| !name.is_empty() && *name != "none")
-        .try_fold(Faults::none(), |faults, name| {
-            let fault = Fault::ALL.iter().find(|fault| in_one_word(**fault) == name);
-            fault
-                .map(|&fault| faults.with(fault))
-                .ok_or(format!("no fault is called {name:?}"))
-        })
-}
+/// Strikes of faults.
+#[derive(Clone, Debug)]
+struct Strikes(BTreeSet<Strike>);
 
-fn names(faults: Faults) -> String {
-    let names: Vec<String> = faults.iter().map(in_one_word).collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(",")
-    }
-}
-
-fn in_one_word(fault: Fault) -> String {
-    fault.name().replace(' ', "-")
+fn strikes(text: &str) -> Result<Strikes, String> {
+    let names = text
+        .split(',')
+        .filter(|name| !name.is_empty() && *name != "none");
+    let strikes: Result<BTreeSet<Strike>, String> = names.map(str::parse).collect();
+    strikes.map(Strikes)
 }
