@@ -5,6 +5,8 @@
 //! (PD Go client: `client.go`, `service_discovery`)
 
 mod members;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -241,19 +243,28 @@ impl Pd {
         let Some(end) = end else {
             return self.last_region(io, backoff).await;
         };
-        let region = self.region_by_key(io, backoff, end).await?;
         let region_key = self.mode.encode(end);
-        if region.region.start_key != region_key {
-            return Ok(region);
+        loop {
+            let region = self.region_by_key(io, backoff, end).await?;
+            if region.region.start_key != region_key {
+                return Ok(region);
+            }
+            let before = self
+                .find_region(io, backoff, |header| {
+                    Command::GetPrevRegion(pdpb::GetRegionRequest {
+                        header: Some(header),
+                        region_key: region_key.clone(),
+                        need_buckets: false,
+                    })
+                })
+                .await?;
+            // Between the two questions the regions may have merged; then the one that holds the
+            // key may have none before it, or one that ends elsewhere.
+            match before {
+                Some(before) if before.region.end_key == region_key => return Ok(before),
+                Some(_) | None => backoff.wait(io, BackoffKind::PdRpc, no_region()).await?,
+            }
         }
-        self.region(io, backoff, |header| {
-            Command::GetPrevRegion(pdpb::GetRegionRequest {
-                header: Some(header),
-                region_key: region_key.clone(),
-                need_buckets: false,
-            })
-        })
-        .await
     }
 
     /// PD finds a region by a key in it. No key is certain to be in the last region but the
@@ -285,27 +296,30 @@ impl Pd {
         command: impl Fn(pdpb::RequestHeader) -> Command,
     ) -> Result<PdRegion> {
         loop {
-            let response = self.call(io, backoff, &command).await?;
-            match response {
-                Response::GetRegion(reply)
-                | Response::GetPrevRegion(reply)
-                | Response::GetRegionById(reply) => {
-                    if let Some(region) = reply.region {
-                        return Ok(PdRegion {
-                            region: *region,
-                            leader: reply.leader.filter(|leader| leader.id != 0),
-                            down: down_peers(reply.down_peers),
-                            pending: reply.pending_peers,
-                        });
-                    }
-                    let error = Error::Pd {
-                        call: "GetRegion",
-                        message: "no such region".into(),
-                    };
-                    backoff.wait(io, BackoffKind::PdRpc, error).await?;
-                }
-                other => return Err(unexpected("GetRegion", &other)),
+            match self.find_region(io, backoff, &command).await? {
+                Some(region) => return Ok(region),
+                None => backoff.wait(io, BackoffKind::PdRpc, no_region()).await?,
             }
+        }
+    }
+
+    /// The region that PD finds, if it finds one.
+    async fn find_region(
+        self: &Arc<Self>,
+        io: &Io,
+        backoff: &mut Backoffer,
+        command: impl Fn(pdpb::RequestHeader) -> Command,
+    ) -> Result<Option<PdRegion>> {
+        match self.call(io, backoff, command).await? {
+            Response::GetRegion(reply)
+            | Response::GetPrevRegion(reply)
+            | Response::GetRegionById(reply) => Ok(reply.region.map(|region| PdRegion {
+                region: *region,
+                leader: reply.leader.filter(|leader| leader.id != 0),
+                down: down_peers(reply.down_peers),
+                pending: reply.pending_peers,
+            })),
+            other => Err(unexpected("GetRegion", &other)),
         }
     }
 
@@ -454,6 +468,13 @@ fn is_final(error: &Error) -> bool {
             | Error::DeadlineExceeded(_)
             | Error::Protocol { .. }
     )
+}
+
+fn no_region() -> Error {
+    Error::Pd {
+        call: "GetRegion",
+        message: "no such region".into(),
+    }
 }
 
 fn unexpected(call: &'static str, response: &Response) -> Error {
