@@ -231,6 +231,7 @@ impl World {
         {
             if let Reply::Response(Ok(response)) = &reply {
                 let asked = Asking {
+                    op: waiter.0.number(),
                     sent: flight.sent,
                     named: Named::by(flight.rpc.context.as_deref()),
                 };

@@ -9,7 +9,6 @@
 //! from PD again, which may lag behind the stores.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use tikv_core::driver::Instant;
 use tikv_core::wire::Response;
@@ -41,6 +40,8 @@ impl Named {
 /// A request, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking {
+    /// The operation that asks, as a number.
+    pub(super) op: u64,
     pub(super) sent: Instant,
     pub(super) named: Option<Named>,
 }
@@ -48,7 +49,9 @@ pub(super) struct Asking {
 /// What clients were told, and what they made of it.
 #[derive(Debug, Default)]
 pub(super) struct Manners {
-    told: BTreeMap<(ClientId, u64), News>,
+    /// What each operation was told of a region. Each by itself: news that reach an operation as
+    /// it ends are lost on the others.
+    told: BTreeMap<(ClientId, u64, u64), News>,
     offence: Option<Violation>,
 }
 
@@ -60,8 +63,9 @@ struct News {
     ignored: u32,
 }
 
-/// So many callers may have taken hold of the old region before the news came.
-const TOLERATED: u32 = 4;
+/// An operation may have cut so many requests by the old region before the news came: as many as
+/// a transaction of a workload has keys, if each travels alone.
+const TOLERATED: u32 = 24;
 
 /// No operation of the workloads here needs nearly as many, whatever goes wrong.
 const REQUESTS_MAX: u32 = 4_000;
@@ -84,7 +88,7 @@ impl Manners {
         response: &Response,
     ) {
         self.forgets(client, response);
-        let Asking { sent, named } = asked;
+        let Asking { op, sent, named } = asked;
         let (Some(named), Some(error)) = (named, region_error(response)) else {
             return;
         };
@@ -100,12 +104,12 @@ impl Manners {
         let Some(version) = newest.filter(|version| *version > named.version) else {
             return;
         };
-        let news = self.told.entry((client, named.region)).or_default();
+        let news = self.told.entry((client, named.region, op)).or_default();
         if named.version < news.version && sent > news.since {
             news.ignored += 1;
             if news.ignored > TOLERATED && self.offence.is_none() {
                 let detail = format!(
-                    "{client} has asked region {} by version {} for {} times since it was told of \
+                    "an operation of {client} has asked region {} by version {} for {} times since it was told of \
                      version {} at {} ms",
                     named.region,
                     named.version,
@@ -130,11 +134,12 @@ impl Manners {
         let mut believes = |region: Option<&Region>| {
             let Some(region) = region else { return };
             let version = region.region_epoch.map_or(0, |epoch| epoch.version);
-            if let Entry::Occupied(news) = self.told.entry((client, region.id))
-                && version < news.get().version
-            {
-                news.remove();
-            }
+            let told = (client, region.id, 0)..=(client, region.id, u64::MAX);
+            let newer = self
+                .told
+                .range_mut(told)
+                .filter(|(_, news)| version < news.version);
+            newer.for_each(|(_, news)| *news = News::default());
         };
         match response {
             Response::GetRegion(reply)
@@ -200,6 +205,7 @@ mod tests {
     fn refused(client: ClientId, version: u64, sent_ms: u64) -> Verdict {
         let mut manners = Manners::default();
         let first = Asking {
+            op: 3,
             sent: ms(1),
             named: named(4),
         };
@@ -207,6 +213,7 @@ mod tests {
         for _ in 0..=TOLERATED {
             assert_eq!(manners.verdict(), Ok(()));
             let again = Asking {
+                op: 3,
                 sent: ms(sent_ms),
                 named: named(version),
             };
@@ -246,6 +253,7 @@ mod tests {
         for (version, excused) in [(4, true), (6, false)] {
             let mut manners = Manners::default();
             let asking = |sent, version| Asking {
+                op: 3,
                 sent: ms(sent),
                 named: version,
             };

@@ -227,6 +227,7 @@ impl World {
             deadline,
         } = rpc;
         let asked = Asking {
+            op: waiter.0.number(),
             sent: self.now,
             named: Named::by(context.as_deref()),
         };
