@@ -102,14 +102,22 @@ fn one_seed_is_one_run_in_every_process() {
     assert_eq!(seeds, run());
 }
 
+/// What the book says of a mistake.
+fn row(name: &str) -> Row {
+    let rows = mutations::table().expect("the table can be read");
+    let row = rows.into_iter().find(|row| row.name == name);
+    row.unwrap_or_else(|| panic!("{name} is not in the table"))
+}
+
 #[test]
 fn a_failing_run_is_made_smaller() {
-    let Some(mistake) = Mistake::all().find(|mistake| mistake.name() == "commit-secondaries-first")
-    else {
+    let name = "commit-secondaries-first";
+    let Some(mistake) = Mistake::all().find(|mistake| mistake.name() == name) else {
         return;
     };
+    let Row { workload, seed, .. } = row(name);
     let try_run =
-        |bounds: &Bounds| Mistake::with(Some(mistake), || Workload::Bank.run(0, bounds)).err();
+        |bounds: &Bounds| Mistake::with(Some(mistake), || workload.run(seed, bounds)).err();
     let failure = try_run(&Bounds::default()).expect("the mistake is found");
     let struck = failure.strikes.len();
     let shrunk = sim::shrink(Bounds::default(), failure, try_run);
@@ -128,9 +136,7 @@ fn a_failing_run_is_made_smaller() {
 fn every_mistake_is_found_by_the_run_that_the_book_names() {
     for mistake in Mistake::all() {
         let name = mistake.name();
-        let rows = mutations::table().expect("the table can be read");
-        let row = rows.into_iter().find(|row| row.name == name);
-        let row = row.unwrap_or_else(|| panic!("{name} is not in the table"));
+        let row = row(name);
         let Some(found) = mistake.try_run(row.workload, row.seed) else {
             panic!(
                 "seed {} does not find {name}; `sim --mutate all` finds one",

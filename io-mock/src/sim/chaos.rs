@@ -10,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tikv_core::wire::Command;
 
+use super::ailments::Ailments;
 use super::chance::{Chance, Ppm};
-use super::faults::{Drawn, Fault};
+use super::faults::{Drawn, Fault, Faults};
 use super::marks::Mark;
 use super::network::Down;
 use super::observe::{self, Asked};
@@ -33,6 +34,8 @@ pub(super) struct Chaos {
 pub(super) enum Change {
     /// A store starts again.
     StartStore(StoreId),
+    /// A store stops, having answered a write.
+    StopStore(StoreId),
     /// A region without a leader elects one.
     Elect(RegionId),
     /// A prepared merge is carried out, or given up.
@@ -74,17 +77,25 @@ impl Chaos {
     }
 
     /// Which faults strike by themselves, and when for the first time.
-    pub(super) fn begin(&mut self) -> Vec<(Fault, Duration)> {
+    pub(super) fn begin(&mut self, ailments: &mut Ailments) -> Vec<(Fault, Duration)> {
         let recurring: Vec<_> = self.drawn.recurring().collect();
         recurring
             .into_iter()
-            .map(|(fault, mean)| (fault, self.chance.around(mean)))
+            .map(|(fault, mean)| (fault, self.after(fault, mean, ailments)))
             .collect()
     }
 
-    fn next(&mut self, fault: Fault) -> Option<Duration> {
+    fn next(&mut self, fault: Fault, ailments: &mut Ailments) -> Option<Duration> {
         let (_, mean) = self.drawn.recurring().find(|(other, _)| *other == fault)?;
-        Some(self.chance.around(mean))
+        Some(self.after(fault, mean, ailments))
+    }
+
+    /// What ails stores comes by chances of its own.
+    fn after(&mut self, fault: Fault, mean: Duration, ailments: &mut Ailments) -> Duration {
+        match Faults::first_menu().contains(fault) {
+            true => self.chance.around(mean),
+            false => ailments.after(mean),
+        }
     }
 
     pub(super) fn coin(&mut self) -> bool {
@@ -111,7 +122,7 @@ impl World {
         if self.phase != Phase::Faulty {
             return;
         }
-        if let Some(after) = self.chaos.next(fault) {
+        if let Some(after) = self.chaos.next(fault, &mut self.ailments) {
             self.schedule(after, Event::Strike(fault));
         }
         if !self.strikes.lands(self.now, fault, true) {
@@ -156,6 +167,11 @@ impl World {
                 }
                 self.schedule(after, Event::Change(Change::PdUp));
             }
+            Fault::SlowStore
+            | Fault::BusyStore
+            | Fault::DiskFull
+            | Fault::MovePeer
+            | Fault::JumpTso => self.ail(fault),
             // These strike messages and calls, not by themselves.
             Fault::DropRequest
             | Fault::LoseReply
@@ -165,7 +181,8 @@ impl World {
             | Fault::StalePd
             | Fault::SlowTso
             | Fault::Cancel
-            | Fault::Crash => {}
+            | Fault::Crash
+            | Fault::DieInWrite => {}
         }
     }
 
@@ -174,6 +191,11 @@ impl World {
         let now_ms = self.now_ms();
         match change {
             Change::StartStore(store) => self.start_store(store),
+            Change::StopStore(store) => {
+                if self.phase == Phase::Faulty && self.may_stop(store) {
+                    self.stop_store(store);
+                }
+            }
             Change::Elect(region) => self.elect(region),
             Change::EndMerge {
                 source,
@@ -194,6 +216,7 @@ impl World {
     /// Mends everything that faults have done.
     pub(super) fn mend(&mut self) {
         let now_ms = self.now_ms();
+        self.ailments.heal();
         let stores: Vec<StoreId> = self.cluster.store_ids().collect();
         for store in stores {
             self.start_store(store);
@@ -220,18 +243,30 @@ impl World {
         self.audit.note(self.now, text);
     }
 
+    /// Whether a quorum stands without this store, or it is the only one.
+    pub(super) fn may_stop(&self, store: StoreId) -> bool {
+        let stores = self.cluster.store_ids().count();
+        let down = self.cluster.store_ids();
+        let down = down.filter(|&store| !self.cluster.is_up(store)).count();
+        self.cluster.is_up(store) && (stores == 1 || (down + 1) * 2 <= stores)
+    }
+
     fn stop_some_store(&mut self) {
-        let (up, down): (Vec<StoreId>, Vec<StoreId>) = self
+        let up: Vec<StoreId> = self
             .cluster
             .store_ids()
-            .partition(|&store| self.cluster.is_up(store));
-        let stores = up.len() + down.len();
-        if stores > 1 && (down.len() + 1) * 2 > stores {
+            .filter(|&store| self.cluster.is_up(store))
+            .collect();
+        if !up.first().is_some_and(|&store| self.may_stop(store)) {
             return;
         }
-        let Some(&store) = self.chaos.chance.pick(&up) else {
-            return;
-        };
+        if let Some(&store) = self.chaos.chance.pick(&up) {
+            self.stop_store(store);
+        }
+    }
+
+    /// A store stops, and comes back later.
+    pub(super) fn stop_store(&mut self, store: StoreId) {
         let how = self.chaos.down();
         self.note(|| format!("s{store} stops, {how:?}"));
         let led: Vec<RegionId> = self

@@ -71,6 +71,18 @@ faults! {
     Cancel = "cancel",
     /// A client dies with all it was doing.
     Crash = "crash",
+    /// A store takes longer for everything.
+    SlowStore = "slow store",
+    /// A store refuses requests because it has too much to do.
+    BusyStore = "busy store",
+    /// A store takes no new data.
+    DiskFull = "disk full",
+    /// A store dies over a write: before, after, or in between.
+    DieInWrite = "die in write",
+    /// A region loses a follower, or gets one.
+    MovePeer = "move peer",
+    /// Timestamps leap ahead.
+    JumpTso = "TSO jump",
 }
 
 impl fmt::Display for Fault {
@@ -89,6 +101,17 @@ impl Faults {
         Fault::ALL
             .iter()
             .fold(Faults::none(), |faults, &fault| faults.with(fault))
+    }
+
+    /// What the menu was when the first seeds were written down; those runs know no other faults.
+    pub fn first_menu() -> Self {
+        Faults::first(FIRST_MENU)
+    }
+
+    /// The first of the menu, to which faults are only ever added at the end.
+    pub fn first(count: usize) -> Self {
+        let first = Fault::ALL.iter().take(count);
+        first.fold(Faults::none(), |faults, &fault| faults.with(fault))
     }
 
     /// Nothing goes wrong.
@@ -152,6 +175,9 @@ impl FromStr for Faults {
 pub(super) fn in_one_word(fault: Fault) -> String {
     fault.name().replace(' ', "-")
 }
+
+/// How long the menu was when the first seeds were written down.
+const FIRST_MENU: usize = 18;
 
 /// How strong one fault is in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +281,11 @@ fn draw_strength(fault: Fault, chance: &mut Chance) -> Strength {
         Fault::Split | Fault::Merge | Fault::TransferLeader => every(chance, 20, 2_000),
         Fault::Reset | Fault::Cut | Fault::LoseLeader => every(chance, 50, 3_000),
         Fault::StopStore | Fault::PdOutage => every(chance, 300, 6_000),
+        Fault::DieInWrite => share(200, 8_000),
+        Fault::MovePeer => every(chance, 20, 2_000),
+        Fault::BusyStore => every(chance, 100, 3_000),
+        Fault::SlowStore | Fault::DiskFull => every(chance, 300, 5_000),
+        Fault::JumpTso => every(chance, 300, 8_000),
         // Each change may put timestamps seconds ahead of the clock, where locks do not age.
         Fault::PdLeaderChange => every(chance, 1_000, 8_000),
     }
@@ -289,6 +320,8 @@ mod tests {
             assert_eq!(set.to_string().parse(), Ok(set));
         }
         assert!("splat".parse::<Faults>().is_err());
+        let first = Faults::first_menu();
+        assert!(first.contains(Fault::Crash) && !first.contains(Fault::SlowStore));
     }
 
     #[test]

@@ -201,9 +201,13 @@ impl World {
         node: Node,
         result: Result<Response, TransportError>,
     ) {
-        let arrives = self
-            .network
-            .reply(self.now, client, node, &mut self.strikes);
+        // The request may have been the store's last.
+        let arrives = match self.network.is_up(node) {
+            true => self
+                .network
+                .reply(self.now, client, node, &mut self.strikes),
+            false => None,
+        };
         if let Some(flight) = self
             .flights
             .get(key)

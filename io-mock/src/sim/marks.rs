@@ -119,6 +119,16 @@ marks! {
     ClientCrashed = "a client crashed", usual;
     /// Two transactions overlooked each other's writes, as snapshot isolation allows.
     WriteSkew = "write skew", rare;
+    /// A store refused a request because it had too much to do.
+    StoreBusy = "a store was busy", usual;
+    /// A store refused a write because its disk was full.
+    DiskFull = "a disk was full", usual;
+    /// A store died over a write.
+    DiedInWrite = "a store died over a write", usual;
+    /// A region got or lost a follower.
+    PeerMoved = "a peer moved", usual;
+    /// Timestamps leapt ahead.
+    TimestampsJumped = "timestamps jumped", usual;
     /// A stream broke with a whole frame of requests on it.
     FrameLost = "a frame was lost", usual;
 }

@@ -36,6 +36,7 @@
 //!
 //! A digest over all events proves it: one seed, two runs, equal digests.
 
+mod ailments;
 mod audit;
 mod bounds;
 mod chance;

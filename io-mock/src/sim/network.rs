@@ -82,6 +82,10 @@ pub(super) struct Network {
     shares: Shares,
     links: BTreeMap<(ClientId, Node), Link>,
     down: BTreeMap<Node, Down>,
+    /// Until when a node is slow, and by how much at most.
+    slow: BTreeMap<Node, (Instant, Duration)>,
+    /// How slow, each time: by chances of its own, so that what else is drawn stays the same.
+    slowness: Chance,
 }
 
 /// How many messages of a million each fault hits.
@@ -135,6 +139,8 @@ impl Network {
             shares: Shares::default(),
             links: BTreeMap::new(),
             down: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            slowness: Chance::stream(plan.seed, "slow nodes"),
         }
     }
 
@@ -147,8 +153,22 @@ impl Network {
     pub(super) fn end_faults(&mut self) {
         self.shares = Shares::default();
         self.down.clear();
+        self.slow.clear();
         for link in self.links.values_mut() {
             link.cut_until = Instant::ZERO;
+        }
+    }
+
+    /// A node takes up to so much longer for everything, until then.
+    pub(super) fn slow_down(&mut self, node: Node, until: Instant, more: Duration) {
+        self.slow.insert(node, (until, more));
+    }
+
+    /// How much longer a node takes now.
+    fn slowness(&mut self, now: Instant, node: Node) -> Duration {
+        match self.slow.get(&node) {
+            Some(&(until, more)) if now < until => self.slowness.time(Duration::ZERO..=more),
+            _ => Duration::ZERO,
         }
     }
 
@@ -160,6 +180,7 @@ impl Network {
         node: Node,
         strikes: &mut Strikes,
     ) -> Journey {
+        let slowness = self.slowness(now, node);
         let link = self.links.entry((client, node)).or_default();
         let latency = self.latency;
         let connected = match link.connected {
@@ -193,7 +214,7 @@ impl Network {
                 self.chance.hits(self.shares.drop_request),
             )
             || self.down.contains_key(&node);
-        let mut arrives = departs + latency.draw(&mut self.chance);
+        let mut arrives = departs + latency.draw(&mut self.chance) + slowness;
         if let Some(later) = late(&mut self.chance, self.shares.delay, now, strikes) {
             arrives = arrives + later;
         } else if self.ordered {
@@ -265,6 +286,10 @@ impl Network {
         way: Way,
         strikes: &mut Strikes,
     ) -> Carried {
+        let slowness = match way {
+            Way::There => self.slowness(now, node),
+            Way::Back => Duration::ZERO,
+        };
         let link = self.links.entry((client, node)).or_default();
         if now < link.cut_until || self.down.contains_key(&node) {
             return Carried::Lost;
@@ -273,7 +298,7 @@ impl Network {
             Way::There => (Fault::DropRequest, self.shares.drop_request),
             Way::Back => (Fault::LoseReply, self.shares.lose_reply),
         };
-        let mut arrives = now + self.latency.draw(&mut self.chance);
+        let mut arrives = now + self.latency.draw(&mut self.chance) + slowness;
         if strikes.lands(now, fault, self.chance.hits(share)) {
             return Carried::Breaks(arrives);
         }

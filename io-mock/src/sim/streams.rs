@@ -437,7 +437,12 @@ impl World {
                 command: &command,
             };
             let whole = command.clone();
-            match self.serve(frame.client, frame.node, asked, whole, &frame.address) {
+            let result = self.serve(frame.client, frame.node, asked, whole, &frame.address);
+            // The request may have been the store's last.
+            if !self.network.is_up(frame.node) {
+                return;
+            }
+            match result {
                 Answer::Now(Ok(response)) => {
                     answers.push((item.id, item.arm, response.encode()));
                 }

@@ -21,6 +21,7 @@ use tikv_core::rpc::frame::encode_part;
 use tikv_core::wire::{Command, Response};
 use tikv_core::{Key, Timestamp};
 
+use super::ailments::{Ailments, Death};
 use super::audit::Audit;
 use super::chance::Chance;
 use super::chaos::{Change, Chaos};
@@ -64,6 +65,7 @@ pub(super) struct World {
     pub(super) cluster: Cluster,
     pub(super) network: Network,
     pub(super) chaos: Chaos,
+    pub(super) ailments: Ailments,
     pub(super) audit: Audit,
     pub(super) manners: Manners,
     pub(super) strikes: Strikes,
@@ -138,6 +140,7 @@ impl World {
             ops: Ops::default(),
             network: Network::new(&plan),
             chaos: Chaos::new(&plan),
+            ailments: Ailments::new(&plan),
             audit,
             manners: Manners::default(),
             strikes: Strikes::new(plan.strikes.clone()),
@@ -234,7 +237,7 @@ impl World {
         self.phase = Phase::Faulty;
         self.audit.note(self.now, || "faults begin".into());
         self.network.begin_faults();
-        for (fault, after) in self.chaos.begin() {
+        for (fault, after) in self.chaos.begin(&mut self.ailments) {
             self.schedule(after, Event::Strike(fault));
         }
         self.schedule(self.plan.fault_time, Event::EndFaults);
@@ -414,6 +417,16 @@ impl World {
         address: &Arc<str>,
     ) -> Answer<Result<Response, TransportError>> {
         let now_ms = self.now_ms();
+        let death = self.death(node, asked.command);
+        if let (Some(Death::Before), Node::Store(store)) = (death, node) {
+            self.stop_store(store);
+            return Answer::Now(Err(died(address)));
+        }
+        if let Some(refusal) = self.refusal(node, asked.command) {
+            let result = Ok(refusal);
+            self.audit.served(self.now, client, node, asked, &result);
+            return Answer::Now(result);
+        }
         let aimed = self.aim(asked);
         self.hit(aimed.before, asked, true);
         let result = match self.ask(now_ms, node, whole, address) {
@@ -438,7 +451,17 @@ impl World {
             self.changed(&regions);
         }
         self.hit(aimed.after, asked, false);
-        Answer::Now(result)
+        match (death, node) {
+            (Some(Death::Unanswered), Node::Store(store)) => {
+                self.stop_store(store);
+                Answer::Now(Err(died(address)))
+            }
+            (Some(Death::After), Node::Store(store)) => {
+                self.die_after(store);
+                Answer::Now(result)
+            }
+            _ => Answer::Now(result),
+        }
     }
 
     fn ask(
@@ -494,5 +517,14 @@ impl World {
                 self.reset_link(client, node);
             }
         }
+    }
+}
+
+/// Nobody is told this: the store is down by then.
+fn died(address: &Arc<str>) -> TransportError {
+    TransportError::Broken {
+        address: address.clone(),
+        message: "the store died".into(),
+        sent: true,
     }
 }

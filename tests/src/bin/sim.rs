@@ -31,7 +31,7 @@ use clap::Parser;
 use tikv_io_mock::sim::{self, Bounds, Failure, Faults, Marks, Report, Strike};
 use tikv_io_mock::workload::Workload;
 use tikv_tests::mutations::{Mistake, Row, SEEDS};
-use tikv_tests::seeds::{self, KnownSeed};
+use tikv_tests::seeds;
 
 /// Runs workloads in the deterministic simulator.
 #[derive(Clone, Debug, Parser)]
@@ -100,14 +100,20 @@ fn main() -> ExitCode {
     match (options.seed, &options.seeds) {
         (Some(seed), _) => one(&options, mistake, seed),
         (None, Some(seeds)) => {
-            let runs = seeds.clone().map(|seed| (seed, options.workload)).collect();
-            many(&options, mistake, runs)
+            let run = |seed| Run {
+                seed,
+                workload: options.workload,
+                bounds: options.bounds(),
+            };
+            many(&options, mistake, seeds.clone().map(run).collect())
         }
         (None, None) => match seeds::known() {
             Ok(known) => {
-                let runs = known
-                    .iter()
-                    .map(|KnownSeed { seed, workload, .. }| (*seed, *workload));
+                let runs = known.iter().map(|known| Run {
+                    seed: known.seed,
+                    workload: known.workload,
+                    bounds: Bounds::faults(options.faults.unwrap_or(known.faults)),
+                });
                 many(&options, mistake, runs.collect())
             }
             Err(error) => usage(&error),
@@ -151,13 +157,19 @@ impl Options {
     }
 }
 
-/// One run of one seed, on this thread.
-fn run(
-    mistake: Option<Mistake>,
-    (seed, workload): (u64, Workload),
-    bounds: &Bounds,
-) -> Result<Report, Box<Failure>> {
-    Mistake::with(mistake, || workload.run(seed, bounds))
+/// One run to be made.
+#[derive(Clone, Debug)]
+struct Run {
+    seed: u64,
+    workload: Workload,
+    bounds: Bounds,
+}
+
+impl Run {
+    /// Makes it in these bounds, on this thread.
+    fn within(&self, mistake: Option<Mistake>, bounds: &Bounds) -> Result<Report, Box<Failure>> {
+        Mistake::with(mistake, || self.workload.run(self.seed, bounds))
+    }
 }
 
 fn one(options: &Options, mistake: Option<Mistake>, seed: u64) -> ExitCode {
@@ -182,7 +194,12 @@ fn one(options: &Options, mistake: Option<Mistake>, seed: u64) -> ExitCode {
         }
         Err(failure) => {
             println!("{failure}{}", extra(options));
-            make_smaller(options, mistake, (seed, workload), failure);
+            let run = Run {
+                seed,
+                workload,
+                bounds,
+            };
+            make_smaller(options, mistake, &run, failure);
             ExitCode::FAILURE
         }
     }
@@ -195,17 +212,13 @@ fn extra(options: &Options) -> String {
 }
 
 /// Makes a failing run smaller and prints it, unless it is not to be.
-fn make_smaller(
-    options: &Options,
-    mistake: Option<Mistake>,
-    what: (u64, Workload),
-    failure: Box<Failure>,
-) {
-    let bounds = options.bounds();
-    if options.no_shrink || bounds.strikes.is_some() {
+fn make_smaller(options: &Options, mistake: Option<Mistake>, run: &Run, failure: Box<Failure>) {
+    if options.no_shrink || run.bounds.strikes.is_some() {
         return;
     }
-    let shrunk = sim::shrink(bounds, failure, |bounds| run(mistake, what, bounds).err());
+    let shrunk = sim::shrink(run.bounds.clone(), failure, |bounds| {
+        run.within(mistake, bounds).err()
+    });
     println!(
         "shrunk in {} runs to {} strikes:\n{}{}",
         shrunk.runs,
@@ -216,7 +229,7 @@ fn make_smaller(
 }
 
 /// Many runs, several at a time, told in the order of their seeds.
-fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<(u64, Workload)>) -> ExitCode {
+fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<Run>) -> ExitCode {
     let jobs = options
         .jobs
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get));
@@ -230,8 +243,8 @@ fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<(u64, Workload)>)
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&what) = runs.get(index) else { return };
-                    let result = run(mistake, what, &options.bounds());
+                    let Some(run) = runs.get(index) else { return };
+                    let result = run.within(mistake, &run.bounds);
                     if sender.send((index, result)).is_err() {
                         return;
                     }
@@ -252,7 +265,7 @@ fn many(options: &Options, mistake: Option<Mistake>, runs: Vec<(u64, Workload)>)
         }
     });
     if let Some((index, failure)) = sum.first_failed.take() {
-        make_smaller(options, mistake, runs[index], failure);
+        make_smaller(options, mistake, &runs[index], failure);
     }
     sum.conclude(started, runs.len());
     if sum.failed > 0 {
