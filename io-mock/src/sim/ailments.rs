@@ -271,7 +271,8 @@ impl World {
     }
 }
 
-fn is_write(command: &Command) -> bool {
+/// Whether a request changes data.
+pub(super) fn is_write(command: &Command) -> bool {
     matches!(
         command,
         Command::Prewrite(_)

@@ -2,11 +2,18 @@
 //! or lost. What a unary call is over gRPC.
 //!
 //! A flight is known as long as some event names it: its arrival, its answer, the end of its wait for
-//! a lock, or the moment its client stops waiting. A duplicate is a flight that nobody waits for.
+//! a lock, or the moment its client stops waiting.
+//!
+//! A duplicate is a flight that nobody waits for. One that writes is served only if the first one
+//! was, and took effect: a client that was told that a write was refused may rely on it, since no
+//! connection delivers anything twice by itself.
+
+use std::collections::BTreeSet;
 
 use tikv_core::driver::{ActionId, Instant, Reply, Rpc, TransportError};
 use tikv_core::wire::Response;
 
+use super::ailments::is_write;
 use super::manners::{Asking, Named};
 use super::marks::Mark;
 use super::network::{ClientId, Journey};
@@ -38,6 +45,10 @@ struct Flight {
     lost: bool,
     /// An [`Event::Expire`] is scheduled.
     expires: bool,
+    /// The number that it shares with its duplicate, if there is one.
+    pair: Option<u64>,
+    /// It is the duplicate of the two.
+    is_twin: bool,
     reply: Option<Reply>,
     /// Scheduled events that name it, a wait for a lock among them. At none it is forgotten.
     events: u8,
@@ -48,6 +59,9 @@ struct Flight {
 pub(super) struct Flights {
     slots: Vec<Option<Flight>>,
     free: Vec<u32>,
+    pairs: u64,
+    /// Pairs whose first flight took effect.
+    effective: BTreeSet<u64>,
 }
 
 impl World {
@@ -73,6 +87,8 @@ impl World {
             deadline: deadline.max(self.now),
             lost: false,
             expires: false,
+            pair: None,
+            is_twin: false,
             reply: None,
             events: 0,
         };
@@ -93,6 +109,10 @@ impl World {
             } => {
                 flight.departs = departs;
                 let never = departs >= flight.deadline;
+                if again.is_some() {
+                    self.flights.pairs += 1;
+                    flight.pair = Some(self.flights.pairs);
+                }
                 let twin = again.filter(|_| !never).map(|at| (at, flight.twin()));
                 let key = self.flights.insert(flight);
                 match arrives {
@@ -154,10 +174,17 @@ impl World {
             self.flights.release(key);
             return;
         }
-        if flight.waiter.is_none() || self.now >= flight.deadline {
+        let (pair, is_twin) = (flight.pair, flight.is_twin);
+        let late = flight.waiter.is_none() || self.now >= flight.deadline;
+        let rpc = flight.rpc.clone();
+        let was_done = pair.is_some_and(|pair| self.flights.effective.remove(&pair));
+        if is_twin && is_write(&rpc.command) && !was_done {
+            self.flights.release(key);
+            return;
+        }
+        if late {
             self.audit.mark(Mark::ServedLate);
         }
-        let rpc = flight.rpc.clone();
         let asked = Asked {
             context: rpc.context.as_deref(),
             command: &rpc.command,
@@ -165,7 +192,10 @@ impl World {
         let whole = dispatch::whole(&rpc);
         let address = rpc.endpoint.address();
         match self.serve(client, node, asked, whole, address) {
-            Answer::Now(result) => self.reply_to(key, client, node, result),
+            Answer::Now(result) => {
+                self.note_effect(pair, &result);
+                self.reply_to(key, client, node, result);
+            }
             Answer::Later(ticket) => {
                 if let Some(flight) = self.flights.get(key) {
                     flight.events += 1;
@@ -186,11 +216,22 @@ impl World {
         let Some(flight) = self.flights.land(key) else {
             return;
         };
-        if !flight.lost {
-            let (client, node) = (flight.client, flight.node);
+        let (lost, pair) = (flight.lost, flight.pair);
+        let (client, node) = (flight.client, flight.node);
+        self.note_effect(pair, &result);
+        if !lost {
             self.reply_to(key, client, node, result);
         }
         self.flights.release(key);
+    }
+
+    /// Lets the duplicate of a request that took effect be served.
+    fn note_effect(&mut self, pair: Option<u64>, result: &Result<Response, TransportError>) {
+        if let Some(pair) = pair
+            && took_effect(result)
+        {
+            self.flights.effective.insert(pair);
+        }
     }
 
     /// Puts a reply on its way, if somebody waits for it.
@@ -322,11 +363,19 @@ impl World {
     }
 }
 
+/// Whether a request was done, as far as its client can know.
+pub(super) fn took_effect(result: &Result<Response, TransportError>) -> bool {
+    result
+        .as_ref()
+        .is_ok_and(|response| dispatch::region_error(response).is_none())
+}
+
 impl Flight {
     /// The same request once more, whose answer nobody waits for.
     fn twin(&self) -> Flight {
         Flight {
             waiter: None,
+            is_twin: true,
             rpc: self.rpc.clone(),
             reply: None,
             lost: false,

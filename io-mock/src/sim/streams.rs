@@ -6,7 +6,7 @@
 //! what its contract leaves to a driver: opening connections, writing frames when it says so,
 //! handing in what comes back, watching deadlines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,9 @@ use tikv_core::rpc::frame::{self, SplitFrame};
 use tikv_core::rpc::mux::{Done, Entry, Link, Mux, MuxConfig, Rejected, Ticket};
 use tikv_core::wire::Command;
 
+use super::ailments::is_write;
 use super::chance::Chance;
+use super::flights::took_effect;
 use super::manners::{Asking, Named};
 use super::marks::Mark;
 use super::network::{Carried, ClientId, Way};
@@ -37,6 +39,8 @@ pub(super) struct Streams {
     /// A stream whose client is gone leaves its place empty.
     streams: Vec<Option<Stream>>,
     places: BTreeMap<u64, Place>,
+    /// Requests that took effect and will arrive a second time, by stream and number.
+    effective: BTreeSet<(usize, u64)>,
     frames: BTreeMap<u64, Frame>,
     counted: u64,
 }
@@ -78,8 +82,16 @@ struct Frame {
     link: Link,
     bytes: Bytes,
     lost: bool,
-    /// It was delivered before: nobody waits for its answers.
-    again: bool,
+    /// It arrives twice; of the second arrival nobody waits for answers.
+    arrivals: Arrivals,
+}
+
+/// How often a frame arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrivals {
+    Once,
+    FirstOfTwo,
+    SecondOfTwo,
 }
 
 /// A request of a frame that is not answered with the others.
@@ -133,6 +145,7 @@ impl Streams {
             by_link: BTreeMap::new(),
             streams: Vec::new(),
             places: BTreeMap::new(),
+            effective: BTreeSet::new(),
             frames: BTreeMap::new(),
             counted: 0,
         }
@@ -355,13 +368,16 @@ impl World {
                 link,
                 bytes,
                 lost: false,
-                again: false,
+                arrivals: match again {
+                    Some(_) => Arrivals::FirstOfTwo,
+                    None => Arrivals::Once,
+                },
             };
             if let Some(later) = again {
                 let twin = Frame {
                     address: address.clone(),
                     bytes: frame.bytes.clone(),
-                    again: true,
+                    arrivals: Arrivals::SecondOfTwo,
                     ..frame
                 };
                 let twin = self.put_frame(twin);
@@ -420,7 +436,8 @@ impl World {
             return;
         }
         self.audit.frame(self.now, &frame.bytes);
-        if frame.again {
+        let is_second = frame.arrivals == Arrivals::SecondOfTwo;
+        if is_second {
             self.audit.mark(Mark::ServedLate);
         }
         let split = frame::split_request(frame.bytes.clone());
@@ -432,12 +449,24 @@ impl World {
             let Some(Ok(command)) = Command::decode_batched(item.arm, item.body) else {
                 continue;
             };
+            let name = (frame.stream, item.id);
+            if is_second && is_write(&command) && !self.streams.effective.remove(&name) {
+                continue;
+            }
             let asked = Asked {
                 context: dispatch::context(&command),
                 command: &command,
             };
             let whole = command.clone();
             let result = self.serve(frame.client, frame.node, asked, whole, &frame.address);
+            if frame.arrivals == Arrivals::FirstOfTwo {
+                // What waits for a lock has had none so far.
+                match matches!(&result, Answer::Now(result) if took_effect(result)) {
+                    true => self.streams.effective.insert(name),
+                    // Numbers are used again; the one before may have been lost with its store.
+                    false => self.streams.effective.remove(&name),
+                };
+            }
             // The request may have been the store's last.
             if !self.network.is_up(frame.node) {
                 return;
@@ -457,7 +486,7 @@ impl World {
                 }
             }
         }
-        if frame.again {
+        if is_second {
             return;
         }
         let together = self.streams.chance.coin();
@@ -474,7 +503,7 @@ impl World {
     /// A request of a frame that has waited at its store is answered, after the others.
     pub(super) fn answer_late(&mut self, place: Unanswered, body: Bytes) {
         let Unanswered { frame, id, arm } = place;
-        if !frame.again && self.network.is_up(frame.node) {
+        if frame.arrivals != Arrivals::SecondOfTwo && self.network.is_up(frame.node) {
             let bytes = frame::build_response(&[(id, arm, body)]);
             self.send_answers(Frame { bytes, ..frame });
         }
@@ -534,7 +563,11 @@ impl World {
             .streams
             .frames
             .iter()
-            .filter(|(_, frame)| frame.stream == stream && frame.link == link && !frame.again)
+            .filter(|(_, frame)| {
+                frame.stream == stream
+                    && frame.link == link
+                    && frame.arrivals != Arrivals::SecondOfTwo
+            })
             .map(|(key, _)| *key)
             .collect();
         for key in on_their_way {
