@@ -29,6 +29,7 @@
 //! | which task runs next, of those that can | the seed's stream `scheduler` |
 //! | how long messages take, which are lost, late or doubled | `network` |
 //! | when the cluster changes, and how | `chaos` |
+//! | which stores are slow, busy, full or die over writes, which peers move | `ailments`, `slow nodes` |
 //! | the cluster, the latencies, which faults are on and how strong | `plan`, `faults` |
 //! | what each client's own random choices begin with | `clients` |
 //! | events of one instant | the order in which they were scheduled |

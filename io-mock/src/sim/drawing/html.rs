@@ -73,6 +73,27 @@ impl Layout {
         }
     }
 
+    /// A text with short names in the place of transactions' starts, which take much room. The
+    /// whole text stands in the title.
+    fn with_names(&self, text: &str) -> String {
+        let mut named = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(first) = rest.find(|letter: char| letter.is_ascii_digit()) {
+            let (before, from) = rest.split_at(first);
+            let end = from.find(|letter: char| !letter.is_ascii_digit());
+            let (digits, after) = from.split_at(end.unwrap_or(from.len()));
+            let start = digits.parse().ok();
+            let number = start.and_then(|start: u64| self.transactions.get(&start));
+            named.push_str(before);
+            match number {
+                Some(number) => named.push_str(&format!("T{number}")),
+                None => named.push_str(digits),
+            }
+            rest = after;
+        }
+        named + rest
+    }
+
     fn x(&self, lane: impl Into<Lane>) -> usize {
         self.lanes.get(&lane.into()).copied().unwrap_or(FIRST)
     }
@@ -209,13 +230,7 @@ fn write_exchange(layout: &Layout, exchange: &Exchange, out: &mut dyn Write) -> 
         Plain(&told.unwrap_or_default())
     )?;
     let served = served.as_ref().map(|(row, answer)| (y(*row), answer));
-    // A start says little and takes much room; the whole text stands in the title.
-    let label = |text: &str| match (exchange.txn, number) {
-        (Some(start), Some(number)) => {
-            short(&text.replace(&start.to_string(), &format!("T{number}")))
-        }
-        _ => short(text),
-    };
+    let label = |text: &str| short(&layout.with_names(text));
     if let Some(sent) = exchange.sent.map(y) {
         let label = label(text);
         write!(
@@ -341,3 +356,22 @@ run.classList.toggle('picked',!!t);
 if(t)for(const p of run.getElementsByClassName(t))p.classList.add('pick');};
 set(1);
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_of_transactions_are_named_and_other_numbers_stay() {
+        let layout = Layout {
+            lanes: BTreeMap::new(),
+            transactions: BTreeMap::from([(445_644_800, 1), (445_644_801, 2)]),
+            width: 0,
+            height: 0,
+        };
+        let text = "k/07 is locked by 445644801, ttl 3000, not by 445644800";
+        let named = "k/07 is locked by T2, ttl 3000, not by T1";
+        assert_eq!(layout.with_names(text), named);
+        assert_eq!(layout.with_names(""), "");
+    }
+}
