@@ -36,6 +36,8 @@ pub struct Transaction {
     pub inserted: Vec<Key>,
     /// Keys that it locked, which keeps others from writing them.
     pub locked: Vec<Key>,
+    /// When it was asked to commit.
+    pub ending: Option<Instant>,
     /// When its end was known to the client.
     pub ended: Option<Instant>,
     /// What the client was told about its end.
@@ -128,6 +130,7 @@ impl History {
             writes: Vec::new(),
             inserted: Vec::new(),
             locked: Vec::new(),
+            ending: None,
             ended: None,
             outcome: Outcome::Open,
         });
@@ -176,8 +179,10 @@ impl History {
     }
 
     /// It is asked to commit: from now on nobody knows what it is, until somebody is told.
-    pub fn ending(&mut self, id: TxnId) {
-        self.transactions[id.0].outcome = Outcome::Unknown;
+    pub fn ending(&mut self, id: TxnId, now: Instant) {
+        let transaction = &mut self.transactions[id.0];
+        transaction.ending = Some(now);
+        transaction.outcome = Outcome::Unknown;
     }
 
     /// Its client was told of its end.

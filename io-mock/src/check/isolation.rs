@@ -110,7 +110,8 @@ pub fn first_committer_wins(truth: &Truth) -> Verdict {
     Ok(())
 }
 
-/// Who begins after a commit was acknowledged gets a timestamp above it.
+/// Who begins after a commit was acknowledged gets a timestamp above it, and so does whoever is
+/// asked to commit after it.
 ///
 /// # Errors
 ///
@@ -131,20 +132,25 @@ pub fn real_time(history: &History) -> Verdict {
         greatest = greatest.max(*commit_ts);
         *commit_ts = greatest;
     }
+    // The last acknowledgement before a moment, if a timestamp that was got later is not above it.
+    let overtaken = |since: Instant, ts: Timestamp| {
+        let before = ends.partition_point(|(ended, _)| *ended < since);
+        let last = before.checked_sub(1).map(|last| ends[last]);
+        last.filter(|(_, commit_ts)| !ts.is_zero() && ts <= *commit_ts)
+    };
     for transaction in &history.transactions {
-        if transaction.start_ts.is_zero() {
-            continue;
-        }
-        let before = ends.partition_point(|(ended, _)| *ended < transaction.invoked);
-        let Some((ended, commit_ts)) = before.checked_sub(1).map(|last| ends[last]) else {
-            continue;
+        let begun = overtaken(transaction.invoked, transaction.start_ts).map(|end| ("began", end));
+        let committed = match (transaction.ending, &transaction.outcome) {
+            (Some(ending), Outcome::Committed(commit_ts)) => overtaken(ending, *commit_ts),
+            _ => None,
         };
-        if transaction.start_ts <= commit_ts {
+        let committed = committed.map(|end| ("was asked to commit", end));
+        if let Some((what, (ended, commit_ts))) = begun.or(committed) {
             return Err(Violation::new(
                 "real-time order",
                 format!(
-                    "transaction {} of client {} began after a commit at {commit_ts} had been \
-                     acknowledged ({} ms)",
+                    "transaction {} of client {} {what} after a commit at {commit_ts} had been \
+                     acknowledged ({} ms), and got a timestamp below it",
                     transaction.start_ts,
                     transaction.client,
                     ended.as_millis()
@@ -264,5 +270,25 @@ mod tests {
         assert_eq!(real_time(&with(11, 51)), Ok(()));
         assert!(real_time(&with(11, 50)).is_err());
         assert!(real_time(&with(31, 70)).is_err());
+    }
+
+    #[test]
+    fn who_commits_after_an_acknowledged_commit_is_above_it() {
+        let with = |asked_ms, commit_ts: u64| {
+            let mut history = History::default();
+            for (asked_ms, ended_ms, commit_ts) in [(0, 10, 50), (asked_ms, 40, commit_ts)] {
+                let id = history.begin(1, Instant::ZERO);
+                history.began(id, 1.into());
+                history.ending(id, Instant::from_millis(asked_ms));
+                let outcome = Outcome::Committed(commit_ts.into());
+                history.ended(id, Instant::from_millis(ended_ms), outcome);
+            }
+            history
+        };
+        assert_eq!(real_time(&with(5, 40)), Ok(()));
+        assert_eq!(real_time(&with(11, 51)), Ok(()));
+        assert!(real_time(&with(11, 40)).is_err());
+        // Who has written nothing has no timestamp of a commit.
+        assert_eq!(real_time(&with(11, 0)), Ok(()));
     }
 }

@@ -9,7 +9,7 @@
 //! | [`outcome::inserts_were_new`] | what was inserted was not there |
 //! | [`isolation::snapshot`] | a read sees exactly the commits at or below its timestamp, and its own writes |
 //! | [`isolation::first_committer_wins`] | two transactions that write one key do not overlap |
-//! | [`isolation::real_time`] | who begins after a commit was acknowledged sees it |
+//! | [`isolation::real_time`] | who begins or commits after a commit was acknowledged is above it |
 //! | [`append::dependencies`] | no cycle of dependencies but write skew, told from what clients saw alone |
 //! | [`locks::none_left`] | no lock outlives its time once the system is quiet and somebody has read |
 //! | [`sum::constant`] | every snapshot of a closed economy holds the same total |

@@ -196,7 +196,7 @@ mod tests {
         history.write(id, "a".into(), Some("1".into()));
         history.write(id, "b".into(), Some("0".into()));
         history.write(id, "b".into(), Some("2".into()));
-        history.ending(id);
+        history.ending(id, Instant::ZERO);
         history.ended(id, Instant::from_millis(5), outcome);
         history
     }

@@ -326,7 +326,7 @@ impl RecordedTransaction {
     /// As [`Transaction::commit`].
     pub async fn commit(self) -> Result<()> {
         let RecordedTransaction { sim, id, inner } = self;
-        sim.history().lock().ending(id);
+        sim.history().lock().ending(id, sim.now());
         let Some(result) = sim.may_cancel(inner.commit()).await else {
             sim.mark(Mark::CommitCancelled);
             return Ok(());
