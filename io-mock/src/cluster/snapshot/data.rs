@@ -235,3 +235,6 @@ pub(super) fn load_truth(saved: wire::Applied) -> Result<AppliedWrite, SnapshotE
         record,
     })
 }
+
+#[cfg(test)]
+mod tests;
