@@ -103,6 +103,7 @@ impl Cluster {
             for range in &ranges {
                 self.check_memory_range(leader, range, &leader_rules(&plan))?;
             }
+            self.note_confirmed(leader, store, context.region_id, plan.ts);
         }
         let region = self.check_region(store, &context, access)?;
         let version = match &region.buckets {

@@ -258,3 +258,22 @@ fn a_plugin_is_known_by_its_name() {
         "no registered coprocessor with the name 'other'"
     );
 }
+
+#[test]
+fn what_a_replica_was_told_for_a_plan_it_knows_for_others() {
+    let mut b = with_rows();
+    let id = request(&b, |_| {}).context.expect("a context").region_id;
+    let region = b.cluster.region(id).expect("a region");
+    let follower = region.peer_on(2).copied();
+    let at_follower = |b: &mut Bench, stale_read: bool| {
+        let asked = request(b, |context| {
+            context.peer = follower;
+            context.replica_read = !stale_read;
+            context.stale_read = stale_read;
+        });
+        b.cluster.coprocessor(NOW, 2, asked)
+    };
+    assert!(at_follower(&mut b, true).region_error.is_some());
+    assert_eq!(at_follower(&mut b, false).data, "a=1 b=1 m=1 ");
+    assert_eq!(at_follower(&mut b, true).data, "a=1 b=1 m=1 ");
+}
