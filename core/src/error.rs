@@ -384,7 +384,7 @@ impl Deadlock {
     }
 }
 
-/// A commit of which nobody knows whether it happened.
+/// A commit, or a raw compare-and-swap, of which nobody knows whether it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Undetermined {
@@ -409,11 +409,19 @@ impl Undetermined {
 
 impl fmt::Display for Undetermined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("execution result undetermined: ")?;
+        match self.start_ts.is_zero() {
+            true => f.write_str("the raw operation may have taken effect")?,
+            false => write!(
+                f,
+                "the transaction of {} may be committed at {}",
+                self.start_ts, self.commit_ts
+            )?,
+        }
         write!(
             f,
-            "execution result undetermined: the transaction of {} may be committed at {}; \
-             read the data before doing it again (last cause: {})",
-            self.start_ts, self.commit_ts, self.cause
+            "; read the data before doing it again (last cause: {})",
+            self.cause
         )
     }
 }

@@ -70,6 +70,7 @@ pub use error::{
     RegionRefusal, Result, Undetermined, WriteConflict,
 };
 pub use key::{Key, KeyRange, KvPair, Value};
+pub use raw::Swap;
 pub use time::Timestamp;
 
 /// The wire: requests and responses as TiKV and PD know them. For drivers and for callers that

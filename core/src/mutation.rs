@@ -92,6 +92,8 @@ mutations! {
     RawWriteAlwaysDone = "raw-write-always-done",
     /// Leaves raw pairs whose region has moved out of a batch.
     ForgetMovedPairs = "forget-moved-pairs",
+    /// Sends a raw compare-and-swap again that may have been executed.
+    RepeatSwaps = "repeat-swaps",
 }
 
 impl fmt::Display for Mutation {

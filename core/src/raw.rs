@@ -14,14 +14,14 @@ use tikv_proto::kvrpcpb;
 
 use crate::backoff::{Backoffer, budget};
 use crate::command::{Call, RegionResponse};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Undetermined};
 use crate::key::{Key, KeyRange, KvPair, Value};
 use crate::operation::Io;
 use crate::region::Region;
 use crate::rpc::batch::cut;
 use crate::rpc::cluster::Cluster;
 use crate::rpc::send::{Outcome, SendOptions};
-use crate::time::Instant;
+use crate::time::{Instant, Timestamp};
 
 /// How many keys travel in one batch request (client-go: `rawBatchPairCount`).
 const BATCH_KEYS: usize = 512;
@@ -29,6 +29,16 @@ const BATCH_KEYS: usize = 512;
 const BATCH_BYTES: usize = 16 * 1024;
 /// The most rows of one scan (client-go: `MaxRawKVScanLimit`).
 pub(crate) const SCAN_LIMIT_MAX: u32 = 10_240;
+
+/// What came of a compare-and-swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swap {
+    /// Whether the key held what was expected, and holds the new value now.
+    pub swapped: bool,
+    /// What the key held before, `None` if it was not there.
+    pub previous: Option<Bytes>,
+}
 
 /// What of a raw call is the caller's choice.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -124,6 +134,60 @@ impl Raw {
             .send_to_key(io, &mut backoff, &key, request, &self.write())
             .await?;
         refused(reply.error)
+    }
+
+    /// Writes a value if the key holds `previous`.
+    pub(crate) async fn compare_and_swap(
+        &self,
+        io: &Io,
+        key: Key,
+        previous: Option<Value>,
+        value: Value,
+        options: &RawOptions,
+    ) -> Result<Swap> {
+        if !options.atomic {
+            return Err(Error::invalid_argument(
+                "compare-and-swap needs a client of `with_atomic`, which all writers of the key \
+                 must be",
+            ));
+        }
+        let request = kvrpcpb::RawCasRequest {
+            key: key.as_bytes().clone(),
+            value: value.into(),
+            previous_not_exist: previous.is_none(),
+            previous_value: previous.map(Into::into).unwrap_or_default(),
+            cf: options.column_family.clone(),
+            ..Default::default()
+        };
+        let mut send = SendOptions::write_once(self.cluster.config());
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::RepeatSwaps) {
+            send.once = false;
+        }
+        let mut backoff = self.backoff(options);
+        loop {
+            let region = self.cluster.locate(io, &mut backoff, &key).await?;
+            let sent = self
+                .cluster
+                .send(io, &mut backoff, &region, request.clone(), &send)
+                .await;
+            let unknown = sent.may_be_applied && send.once;
+            match sent.outcome {
+                Ok(Outcome::Answer(reply)) => {
+                    refused(reply.error)?;
+                    return Ok(Swap {
+                        swapped: reply.succeed,
+                        previous: (!reply.previous_not_exist).then_some(reply.previous_value),
+                    });
+                }
+                Ok(Outcome::Relocate(relocate)) if !unknown => {
+                    relocate.back_off(io, &mut backoff).await?;
+                }
+                Ok(Outcome::Relocate(relocate)) => return Err(undetermined(relocate.into_cause())),
+                Err(error) if unknown => return Err(undetermined(error)),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The values of those of `keys` that have one, by key.
@@ -420,6 +484,12 @@ impl Raw {
             .map(|batch| (batch.region, batch.items))
             .collect())
     }
+}
+
+/// The error of a raw operation of which nobody knows whether it took effect.
+fn undetermined(cause: Error) -> Error {
+    let nothing = Timestamp::ZERO;
+    Error::Undetermined(Box::new(Undetermined::new(nothing, nothing, cause)))
 }
 
 /// Where a batch ends.

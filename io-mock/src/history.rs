@@ -109,6 +109,13 @@ pub enum RawWhat {
     Read(Option<Value>),
     /// A value was written, `None` being a deletion.
     Write(Option<Value>),
+    /// A value was swapped for another, or would have been. A swap that was refused is a read.
+    Swap {
+        /// What the key held before.
+        from: Option<Value>,
+        /// What it holds then.
+        to: Value,
+    },
 }
 
 /// Names a transaction of a [`History`].
@@ -190,6 +197,31 @@ impl History {
         let transaction = &mut self.transactions[id.0];
         transaction.ended = Some(now);
         transaction.outcome = outcome;
+    }
+
+    /// A raw swap is asked for.
+    pub fn raw_swap(
+        &mut self,
+        client: u32,
+        now: Instant,
+        key: Key,
+        from: Option<Value>,
+        to: Value,
+    ) -> RawId {
+        self.raw.push(RawCall {
+            client,
+            invoked: now,
+            answered: None,
+            key,
+            what: RawWhat::Swap { from, to },
+        });
+        RawId(self.raw.len() - 1)
+    }
+
+    /// A raw swap was refused: the key held this.
+    pub fn raw_swap_refused(&mut self, id: RawId, now: Instant, held: Option<Value>) {
+        self.raw[id.0].answered = Some(now);
+        self.raw[id.0].what = RawWhat::Read(held);
     }
 
     /// A raw write is asked for.

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::key::{Key, KeyRange, KvPair, Value};
 use crate::keyspace::KeyMode;
 use crate::operation::{Io, Operation};
-use crate::raw::{Raw, RawOptions};
+use crate::raw::{Raw, RawOptions, Swap};
 use crate::rpc::cluster::Cluster;
 
 /// A client of raw key-value (client-go: `rawkv.Client`).
@@ -187,6 +187,50 @@ impl<D: Driver> RawClient<D> {
             .collect();
         self.run("raw_batch_put", |io, raw, options| async move {
             raw.batch_put(&io, pairs, 0, &options).await
+        })
+        .await
+    }
+
+    /// Writes a value if the key holds `previous` at that moment; `None` is a key that is not there,
+    /// which an empty value is not. (client-go: `CompareAndSwap`)
+    ///
+    /// Only atomic writers may change such keys: the client must be one of
+    /// [`with_atomic`](Self::with_atomic).
+    ///
+    /// ```
+    /// # async fn example<D: tikv_core::driver::Driver>(
+    /// #     raw: tikv_core::RawClient<D>,
+    /// # ) -> tikv_core::Result<()> {
+    /// let raw = raw.with_atomic();
+    /// let swap = raw.compare_and_swap("leader", None, "me").await?;
+    /// if !swap.swapped {
+    ///     println!("{:?} leads", swap.previous);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - the client is not atomic: nothing was sent;
+    /// - [undetermined](crate::Error::is_undetermined): the answer was lost, and whether the value was
+    ///   written is not known. A swap is never sent again after that: it might find its own value, or
+    ///   happen twice. (client-go sends it again.)
+    /// - as [`get`](Self::get).
+    ///
+    /// # Dropping the future
+    ///
+    /// The value may or may not be written.
+    pub async fn compare_and_swap<V: Into<Value>>(
+        &self,
+        key: impl Into<Key>,
+        previous: Option<V>,
+        value: V,
+    ) -> Result<Swap> {
+        let (key, previous, value) = (key.into(), previous.map(Into::into), value.into());
+        self.run("raw_compare_and_swap", |io, raw, options| async move {
+            raw.compare_and_swap(&io, key, previous, value, &options)
+                .await
         })
         .await
     }

@@ -42,6 +42,9 @@ pub(crate) struct SendOptions {
     pub(crate) replica: Options,
     /// Whether an earlier request with the same effect may have been executed.
     pub(crate) is_retry: bool,
+    /// Whether it must not be executed twice: after an attempt that may have been, there is no
+    /// other.
+    pub(crate) once: bool,
 }
 
 impl SendOptions {
@@ -55,6 +58,7 @@ impl SendOptions {
             committed_locks: Vec::new(),
             replica: Options::default(),
             is_retry: false,
+            once: false,
         }
     }
 
@@ -71,6 +75,14 @@ impl SendOptions {
         let mut options = SendOptions::new(config.request_timeout);
         options.execution_limit = Some(config.write_execution_limit);
         options
+    }
+
+    /// A write whose effect depends on what it finds, and so may not be repeated.
+    pub(crate) fn write_once(config: &Config) -> Self {
+        SendOptions {
+            once: true,
+            ..SendOptions::write(config)
+        }
     }
 
     /// A write that ends a transaction.
@@ -108,6 +120,11 @@ pub(crate) struct Relocate {
 }
 
 impl Relocate {
+    /// Why, for a caller who does not go on.
+    pub(crate) fn into_cause(self) -> Error {
+        self.cause
+    }
+
     /// Waits, unless the server said what became of the region.
     pub(crate) async fn back_off(self, io: &Io, backoff: &mut Backoffer) -> Result<()> {
         match self.backoff {
@@ -178,6 +195,7 @@ impl Cluster {
             cluster: self,
             io,
             selector: Selector::new(region.clone(), options.replica.clone(), self.seed()),
+            once: options.once,
             may_be_applied: false,
             sends: 0,
         };
@@ -200,6 +218,7 @@ struct Attempts<'a> {
     cluster: &'a Arc<Cluster>,
     io: &'a Io,
     selector: Selector,
+    once: bool,
     may_be_applied: bool,
     sends: u32,
 }
@@ -315,6 +334,11 @@ impl Attempts<'_> {
         }
         let verdict = self.selector.on_region_error(&error, self.io.now());
         self.carry_out(target, &verdict, &error)?;
+        // A leader that steps down says so of what it has proposed, too, and that may be committed.
+        if self.once && matches!(error, RegionError::StaleCommand) {
+            self.may_be_applied = true;
+            return Err(error.to_error(target.region.id));
+        }
         match verdict.then {
             Then::Retry | Then::Postpone(_) => Ok(Next::Again),
             Then::Backoff(kind) => {
@@ -341,6 +365,9 @@ impl Attempts<'_> {
         error: TransportError,
     ) -> Result<Next<R>> {
         self.may_be_applied |= error.may_have_been_sent();
+        if self.once && self.may_be_applied {
+            return Err(error.into());
+        }
         // Without time left there is nothing to be learned for.
         backoff.check(self.io.now(), Some(&error.clone().into()))?;
         let verdict = self.selector.on_transport_error(&error, self.io.now());

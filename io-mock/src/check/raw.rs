@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use tikv_core::Key;
 use tikv_core::driver::Instant;
+use tikv_core::{Key, Value};
 
 use super::linearizable::{self, Access, Call, Order};
-use super::truth::Truth;
+use super::truth::{RawWrite, Truth};
 use super::{Verdict, Violation};
 use crate::history::{History, RawCall, RawWhat};
 
@@ -59,8 +59,10 @@ pub fn current(history: &History, truth: &Truth) -> Verdict {
 /// The first violation.
 pub fn no_lost_write(history: &History, truth: &Truth) -> Verdict {
     for call in &history.raw {
-        let RawWhat::Write(value) = &call.what else {
-            continue;
+        let value = match &call.what {
+            RawWhat::Read(_) => continue,
+            RawWhat::Write(value) => value.clone(),
+            RawWhat::Swap { to, .. } => Some(to.clone()),
         };
         let Some(answered) = call.answered else {
             continue;
@@ -68,7 +70,7 @@ pub fn no_lost_write(history: &History, truth: &Truth) -> Verdict {
         let took_effect = truth
             .raw_writes(&call.key)
             .iter()
-            .any(|write| (call.invoked..=answered).contains(&write.at) && write.value == *value);
+            .any(|write| (call.invoked..=answered).contains(&write.at) && write.value == value);
         if !took_effect {
             return violation("raw write", call, format!("of {value:?} was lost"));
         }
@@ -105,10 +107,16 @@ fn calls_on(history: &History, truth: &Truth, key: &Key) -> Vec<Call> {
             // One deletion is like another: they are taken as they took effect.
             RawWhat::Write(None) => continue,
             RawWhat::Write(value) => {
-                if let Some(first) = effects.iter().position(|it| it.value == *value) {
-                    effects.remove(first);
-                }
+                take_effect(&mut effects, value.as_ref());
                 Access::Write(value.clone())
+            }
+            RawWhat::Swap { from, to } => {
+                take_effect(&mut effects, Some(to));
+                Access::Swap {
+                    from: from.clone(),
+                    to: Some(to.clone()),
+                    swapped: true,
+                }
             }
         };
         calls.push(Call {
@@ -123,6 +131,13 @@ fn calls_on(history: &History, truth: &Truth, key: &Key) -> Vec<Call> {
         what: Access::Write(effect.value),
     }));
     calls
+}
+
+/// The first time that a value was written is the call's.
+fn take_effect(effects: &mut Vec<RawWrite>, value: Option<&Value>) {
+    if let Some(first) = effects.iter().position(|it| it.value.as_ref() == value) {
+        effects.remove(first);
+    }
 }
 
 fn violation(rule: &'static str, call: &RawCall, what: String) -> Verdict {

@@ -219,6 +219,11 @@ pub(super) fn raw_writes(command: &Command, outcome: &Outcome) -> Vec<(Key, Opti
                 .map(|pair| (pair.key.clone().into(), value(&pair.value)))
                 .collect()
         }
+        (Command::RawCompareAndSwap(swap), Ok(Response::RawCompareAndSwap(answer)))
+            if answer.succeed =>
+        {
+            vec![(swap.key.clone().into(), value(&swap.value))]
+        }
         (Command::RawDelete(delete), Ok(Response::RawDelete(answer)))
             if answer.error.is_empty() =>
         {

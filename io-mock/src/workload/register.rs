@@ -1,4 +1,5 @@
-//! Raw keys: every client reads, writes and deletes a few of them, alone and in batches.
+//! Raw keys: every client reads, writes and deletes a few of them, alone and in batches. In some runs
+//! all of them are atomic writers, which also compare and swap.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -48,6 +49,8 @@ struct Client {
     raw: Option<RawClient<SimDriver>>,
     /// Some clients wait for no call longer than this.
     timeout: Option<Duration>,
+    /// Where atomic writers draw their swaps; absent in runs without.
+    swaps: Option<Chance>,
     chance: Chance,
     written: u64,
 }
@@ -60,6 +63,7 @@ const TIMEOUT_MS: RangeInclusive<u64> = 10..=10_000;
 impl Client {
     fn new(sim: &Sim, number: u32) -> Self {
         let chance = sim.chance(&format!("client {number}"));
+        let swaps = sim.chance("swaps").coin();
         let mut patience = sim.chance(&format!("patience of client {number}"));
         let millis = patience.magnitude(TIMEOUT_MS);
         Client {
@@ -67,6 +71,7 @@ impl Client {
             number,
             raw: None,
             timeout: patience.coin().then_some(Duration::from_millis(millis)),
+            swaps: swaps.then(|| sim.chance(&format!("swaps of client {number}"))),
             chance,
             written: 0,
         }
@@ -78,12 +83,14 @@ impl Client {
                 let polls = self.chance.below(POLLS_BEFORE_CRASH);
                 let driver = self.raw().await.driver().clone();
                 let sim = self.sim.clone();
-                sim.cancel_after(polls, self.call()).await;
+                if let Some(verdict) = sim.cancel_after(polls, self.call()).await {
+                    verdict?;
+                }
                 driver.crash();
                 self.raw = None;
                 sim.mark(Mark::ClientCrashed);
             } else {
-                self.call().await;
+                self.call().await?;
             }
             let pause = self.chance.time(Duration::ZERO..=Duration::from_millis(40));
             self.sim.sleep(pause).await;
@@ -116,22 +123,67 @@ impl Client {
                 };
             }
             match self.sim.raw_client().await {
-                Ok(raw) => self.raw = Some(raw),
+                Ok(raw) => {
+                    self.raw = Some(match self.swaps {
+                        Some(_) => raw.with_atomic(),
+                        None => raw,
+                    });
+                }
                 Err(_) => self.sim.sleep(RECONNECT).await,
             }
         }
     }
 
     /// One call. What fails has failed; the next one tries something else.
-    async fn call(&mut self) {
+    async fn call(&mut self) -> Verdict {
         let sim = self.sim.clone();
         let key = key(self.chance.below(KEYS));
+        if self.swaps.as_mut().is_some_and(Chance::coin) {
+            return self.swap(key).await;
+        }
         match self.chance.below(8) {
             0 => drop(self.delete(key).await),
             1 => drop(self.batch_put().await),
             2..=4 => drop(self.put(key).await),
             _ => drop(sim.may_cancel(self.get(key)).await),
         }
+        Ok(())
+    }
+
+    /// Swaps what a key holds for something new, unless another client is quicker.
+    async fn swap(&mut self, key: Key) -> Verdict {
+        let raw = self.raw().await;
+        let Ok(from) = raw.get(key.clone()).await else {
+            return Ok(());
+        };
+        let (from, to) = (from.map(Value::from), self.value());
+        let now = self.sim.now();
+        let id = {
+            let (key, from, to) = (key.clone(), from.clone(), to.clone());
+            self.sim
+                .history()
+                .lock()
+                .raw_swap(self.number, now, key, from, to)
+        };
+        let call = raw.compare_and_swap(key, from.clone(), to.clone());
+        let Some(Ok(swap)) = self.sim.may_cancel(call).await else {
+            return Ok(());
+        };
+        let now = self.sim.now();
+        if swap.swapped {
+            self.sim.history().lock().raw_written(id, now);
+            return Ok(());
+        }
+        let held = swap.previous.map(Value::from);
+        if held == from || held.as_ref() == Some(&to) {
+            let detail = format!(
+                "client {} is told that {held:?} is why {from:?} was not swapped for {to:?}",
+                self.number
+            );
+            return Err(Violation::new("no false refusal", detail));
+        }
+        self.sim.history().lock().raw_swap_refused(id, now, held);
+        Ok(())
     }
 
     fn value(&mut self) -> Value {
