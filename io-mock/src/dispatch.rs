@@ -186,7 +186,7 @@ fn injected(cluster: &mut Cluster, store: StoreId, command: &Command) -> Option<
 }
 
 /// Whether a request writes to a region.
-fn is_write(command: &Command) -> bool {
+pub(crate) fn is_write(command: &Command) -> bool {
     use Command::*;
     matches!(
         command,
@@ -458,7 +458,7 @@ macro_rules! store_messages {
         }
 
         /// The answer to a request that says only what is wrong with its region.
-        fn refusal(command: &Command, error: errorpb::Error) -> Option<Response> {
+        pub(crate) fn refusal(command: &Command, error: errorpb::Error) -> Option<Response> {
             Some(match command {
                 $(Command::$call(_) => {
                     Response::$call(RegionResponse::from_region_error(error))

@@ -13,7 +13,7 @@ use tikv_core::driver::Instant;
 use tikv_core::wire::{Command, Response};
 use tikv_proto::errorpb::{self, DiskFull, ServerIsBusy};
 use tikv_proto::metapb::PeerRole;
-use tikv_proto::{kvrpcpb, pdpb};
+use tikv_proto::pdpb;
 
 use super::chance::Chance;
 use super::chaos::Change;
@@ -22,6 +22,7 @@ use super::marks::Mark;
 use super::plan::Plan;
 use super::world::{Event, Phase, World};
 use crate::cluster::region::{RegionId, StoreId};
+use crate::dispatch;
 use crate::node::Node;
 
 /// What a seed drew of this, and what stores suffer from now.
@@ -203,7 +204,7 @@ impl World {
         };
         let (busy, full) = (lasts(&self.ailments.busy), lasts(&self.ailments.full));
         if busy && self.ailments.chance.coin() {
-            let response = refuse(command, self.busy_error())?;
+            let response = dispatch::refusal(command, self.busy_error())?;
             self.audit.mark(Mark::StoreBusy);
             return Some(response);
         }
@@ -217,7 +218,7 @@ impl World {
                 ..Default::default()
             };
             self.audit.mark(Mark::DiskFull);
-            return refuse(command, error);
+            return dispatch::refusal(command, error);
         }
         None
     }
@@ -250,7 +251,7 @@ impl World {
         let Node::Store(store) = node else {
             return None;
         };
-        if self.phase != Phase::Faulty || !is_write(command) {
+        if self.phase != Phase::Faulty || !dispatch::is_write(command) {
             return None;
         }
         let share = self.ailments.drawn.share(Fault::DieInWrite);
@@ -271,59 +272,13 @@ impl World {
     }
 }
 
-/// Whether a request changes data.
-pub(super) fn is_write(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Prewrite(_)
-            | Command::Commit(_)
-            | Command::BatchRollback(_)
-            | Command::ResolveLock(_)
-            | Command::CheckTxnStatus(_)
-            | Command::RawPut(_)
-            | Command::RawBatchPut(_)
-            | Command::RawDelete(_)
-            | Command::RawBatchDelete(_)
-    )
-}
-
 /// Whether a request adds data; what ends transactions or deletes passes a disk that is full.
 fn takes_room(command: &Command) -> bool {
     matches!(
         command,
-        Command::Prewrite(_) | Command::RawPut(_) | Command::RawBatchPut(_)
+        Command::Prewrite(_)
+            | Command::RawPut(_)
+            | Command::RawBatchPut(_)
+            | Command::RawCompareAndSwap(_)
     )
-}
-
-/// The answer to a request that a store refuses; `None` if it refuses no such request.
-fn refuse(command: &Command, error: errorpb::Error) -> Option<Response> {
-    macro_rules! refused {
-        ($( $call:ident $answer:ident, )*) => {
-            match command {
-                $( Command::$call(_) => Response::$call(kvrpcpb::$answer {
-                    region_error: Some(error.into()),
-                    ..Default::default()
-                }), )*
-                _ => return None,
-            }
-        };
-    }
-    Some(refused! {
-        Get GetResponse,
-        BatchGet BatchGetResponse,
-        Scan ScanResponse,
-        Prewrite PrewriteResponse,
-        Commit CommitResponse,
-        BatchRollback BatchRollbackResponse,
-        ResolveLock ResolveLockResponse,
-        CheckTxnStatus CheckTxnStatusResponse,
-        TxnHeartBeat TxnHeartBeatResponse,
-        RawGet RawGetResponse,
-        RawBatchGet RawBatchGetResponse,
-        RawPut RawPutResponse,
-        RawBatchPut RawBatchPutResponse,
-        RawDelete RawDeleteResponse,
-        RawBatchDelete RawBatchDeleteResponse,
-        RawScan RawScanResponse,
-    })
 }

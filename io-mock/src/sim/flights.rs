@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use tikv_core::driver::{ActionId, Instant, Reply, Rpc, TransportError};
 use tikv_core::wire::Response;
 
-use super::ailments::is_write;
 use super::manners::{Asking, Named};
 use super::marks::Mark;
 use super::network::{ClientId, Journey};
@@ -178,7 +177,7 @@ impl World {
         let late = flight.waiter.is_none() || self.now >= flight.deadline;
         let rpc = flight.rpc.clone();
         let was_done = pair.is_some_and(|pair| self.flights.effective.remove(&pair));
-        if is_twin && is_write(&rpc.command) && !was_done {
+        if is_twin && dispatch::is_write(&rpc.command) && !was_done {
             self.flights.release(key);
             return;
         }

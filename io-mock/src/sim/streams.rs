@@ -16,7 +16,6 @@ use tikv_core::rpc::frame::{self, SplitFrame};
 use tikv_core::rpc::mux::{Done, Entry, Link, Mux, MuxConfig, Rejected, Ticket};
 use tikv_core::wire::Command;
 
-use super::ailments::is_write;
 use super::chance::Chance;
 use super::flights::took_effect;
 use super::manners::{Asking, Named};
@@ -450,7 +449,7 @@ impl World {
                 continue;
             };
             let name = (frame.stream, item.id);
-            if is_second && is_write(&command) && !self.streams.effective.remove(&name) {
+            if is_second && dispatch::is_write(&command) && !self.streams.effective.remove(&name) {
                 continue;
             }
             let asked = Asked {
