@@ -307,7 +307,9 @@ async fn a_safe_point_is_set_by_collecting_garbage() {
     let safe_point = client.current_timestamp().await.unwrap();
     // This client moves only the second of two points. PD keeps that one behind the first, which
     // the program that collects garbage moves.
-    assert!(!client.gc(safe_point.clone()).await.unwrap());
+    let refused = client.gc(safe_point.clone()).await.unwrap_err();
+    let code = "PD:gc:ErrGCSafePointExceedsTxnSafePoint";
+    assert!(refused.to_string().contains(code), "{refused}");
 
     let target = safe_point.version();
     cluster.with(|cluster, _| cluster.pd_mut().gc_mut().txn_safe_point = target);
