@@ -73,6 +73,14 @@ impl Raw {
         SendOptions::write(self.cluster.config())
     }
 
+    fn write_once(&self) -> SendOptions {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::RepeatSwaps) {
+            return self.write();
+        }
+        SendOptions::write_once(self.cluster.config())
+    }
+
     pub(crate) async fn get(
         &self,
         io: &Io,
@@ -159,11 +167,7 @@ impl Raw {
             cf: options.column_family.clone(),
             ..Default::default()
         };
-        let mut send = SendOptions::write_once(self.cluster.config());
-        #[cfg(feature = "mutations")]
-        if crate::mutation::is(crate::mutation::Mutation::RepeatSwaps) {
-            send.once = false;
-        }
+        let send = self.write_once();
         let mut backoff = self.backoff(options);
         loop {
             let region = self.cluster.locate(io, &mut backoff, &key).await?;
