@@ -3,10 +3,12 @@
 //! Only there with the feature `mutations`, which no release build has. What is set holds for the
 //! current thread, so simulations that run side by side do not disturb each other.
 
-use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 
+/// Defines `Mutation`, an enum of mistakes, and `set` and `is`, which tell the current thread's.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! mutations {
     ($( $(#[doc = $doc:literal])* $mutation:ident = $name:literal, )*) => {
         /// One mistake.
@@ -33,6 +35,20 @@ macro_rules! mutations {
                     $( Mutation::$mutation => concat!($( $doc ),*).trim(), )*
                 }
             }
+        }
+
+        thread_local! {
+            static ACTIVE: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+        }
+
+        /// Makes this mistake from now on, or none.
+        pub fn set(mutation: Option<Mutation>) {
+            ACTIVE.set(mutation);
+        }
+
+        /// Whether this mistake is to be made.
+        pub(crate) fn is(mutation: Mutation) -> bool {
+            ACTIVE.get() == Some(mutation)
         }
     };
 }
@@ -112,18 +128,4 @@ impl FromStr for Mutation {
             .find(|mutation| mutation.name() == name)
             .ok_or_else(|| format!("no mutation is called {name:?}"))
     }
-}
-
-thread_local! {
-    static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
-}
-
-/// Makes this mistake from now on, or none.
-pub fn set(mutation: Option<Mutation>) {
-    ACTIVE.set(mutation);
-}
-
-/// Whether this mistake is to be made.
-pub(crate) fn is(mutation: Mutation) -> bool {
-    ACTIVE.get() == Some(mutation)
 }

@@ -4,43 +4,11 @@
 //! answer afterwards; the rest are made where the cluster decides. What is set holds for the
 //! current thread, so simulations that run side by side do not disturb each other.
 
-use std::cell::Cell;
-
 use tikv_core::Timestamp;
 use tikv_core::wire::{Command, Response};
 use tikv_proto::kvrpcpb::{self, IsolationLevel};
 
-macro_rules! mutations {
-    ($( $(#[doc = $doc:literal])* $mutation:ident = $name:literal, )*) => {
-        /// One mistake.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Mutation {
-            $( $(#[doc = $doc])* $mutation, )*
-        }
-
-        impl Mutation {
-            /// Every mistake.
-            pub const ALL: &[Mutation] = &[$( Mutation::$mutation, )*];
-
-            /// The name on the command line.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $( Mutation::$mutation => $name, )*
-                }
-            }
-
-            /// What is broken.
-            pub fn what(self) -> &'static str {
-                match self {
-                    $( Mutation::$mutation => concat!($( $doc ),*).trim(), )*
-                }
-            }
-        }
-    };
-}
-
-mutations! {
+tikv_core::mutations! {
     /// A store reads as if there were no locks.
     IgnoreLocks = "store-ignores-locks",
     /// A store prewrites without looking for newer commits.
@@ -67,20 +35,6 @@ mutations! {
     LoseRawReads = "store-loses-raw-reads",
     /// PD gives every other client timestamps of two seconds ago.
     TimestampsBehind = "pd-timestamps-behind",
-}
-
-thread_local! {
-    static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
-}
-
-/// Makes this mistake from now on, or none.
-pub fn set(mutation: Option<Mutation>) {
-    ACTIVE.set(mutation);
-}
-
-/// Whether this mistake is to be made.
-pub(crate) fn is(mutation: Mutation) -> bool {
-    ACTIVE.get() == Some(mutation)
 }
 
 /// Timestamps count milliseconds from this bit on.

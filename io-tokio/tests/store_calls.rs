@@ -1,7 +1,10 @@
 //! The calls of a served store that no client here makes: questions of other stores, and what is
 //! left to an extension, plain and as streams.
 
-use bytes::{Buf, BufMut, Bytes};
+mod common;
+
+use bytes::Bytes;
+use common::raw_codec::Raw;
 use prost::Message;
 use tikv_io_mock::cluster::Config;
 use tikv_io_mock::cluster::extension::{Asked, Extension};
@@ -9,47 +12,8 @@ use tikv_io_mock::cluster::failure::GrpcError;
 use tikv_io_mock::serve::ServedCluster;
 use tikv_proto::{coprocessor, kvrpcpb};
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-
-/// Messages as they are on the wire.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        dst.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(src.copy_to_bytes(src.remaining())))
-    }
-}
 
 struct Client(Grpc<Channel>);
 

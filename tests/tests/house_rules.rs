@@ -258,9 +258,6 @@ fn every_file_says_what_it_is() {
 
 const LINES_MAX: usize = 800;
 
-/// Files that were too long when the rule came, with how long they may be: never longer.
-const TOO_LONG: [(&str, usize); 1] = [("core/src/rpc/mux.rs", 1020)];
-
 #[test]
 fn no_file_is_too_long() {
     let mut broken = Vec::new();
@@ -275,15 +272,8 @@ fn no_file_is_too_long() {
             continue;
         }
         let lines = source.code().count();
-        let known = TOO_LONG.iter().find(|(path, _)| *path == source.path);
-        let limit = known.map_or(LINES_MAX, |(_, limit)| *limit);
-        if lines > limit {
+        if lines > LINES_MAX {
             broken.push(format!("{}: {lines} lines before its tests", source.path));
-        } else if known.is_some() && lines <= LINES_MAX {
-            broken.push(format!(
-                "{}: short enough now, take it off the list",
-                source.path
-            ));
         }
     }
     none(

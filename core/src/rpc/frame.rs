@@ -357,7 +357,7 @@ struct Key {
 }
 
 impl Key {
-    fn expect(self, wire_type: u8) -> Result<(), FrameError> {
+    fn must_be(self, wire_type: u8) -> Result<(), FrameError> {
         if self.wire_type == wire_type {
             Ok(())
         } else {
@@ -399,7 +399,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn u64(&mut self, key: Key) -> Result<u64, FrameError> {
-        key.expect(VARINT)?;
+        key.must_be(VARINT)?;
         self.varint()
     }
 
@@ -423,7 +423,7 @@ impl<'a> Cursor<'a> {
 
     /// Where the contents of a length-delimited field are; the cursor moves behind them.
     fn span(&mut self, key: Key) -> Result<Range<usize>, FrameError> {
-        key.expect(LENGTH_DELIMITED)?;
+        key.must_be(LENGTH_DELIMITED)?;
         let len = self.varint()?;
         let start = self.at;
         self.advance(len)?;

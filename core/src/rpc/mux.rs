@@ -46,6 +46,7 @@
 mod config;
 mod connection;
 mod queue;
+mod request;
 mod slab;
 mod stats;
 
@@ -59,11 +60,13 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry as MapEntry;
 
 pub use self::config::MuxConfig;
+pub use self::request::{Cancelled, Done, Entry, PRIORITY_HIGH, Rejected, Ticket};
 pub use self::stats::{MuxStats, Pending};
 
 use self::connection::{Connection, State, Writer};
 use self::queue::{Queue, level};
-use self::slab::{Handle, Slab};
+use self::request::Request;
+use self::slab::Slab;
 use super::frame::{Answer, RequestFrame, SplitFrame};
 use crate::error::TransportError;
 use crate::time::Instant;
@@ -90,37 +93,6 @@ pub struct Mux<T> {
     closed: bool,
 }
 
-/// A request to be sent. (client-go: `batchCommandsEntry`)
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<T> {
-    /// The [encoded](super::frame::encode_part) item.
-    pub part: Bytes,
-    /// Higher goes first; from [`PRIORITY_HIGH`] on also beyond the limit of requests in flight.
-    /// All from 16 on are equal. (client-go: `override_priority`)
-    pub priority: u32,
-    /// From when on it is of no use to send the request.
-    pub deadline: Instant,
-    /// Comes back with the result.
-    pub completion: T,
-}
-
-/// From this priority on a request does not wait for others' answers.
-pub const PRIORITY_HIGH: u32 = 10;
-
-/// Names a request of a [`Mux`], to cancel it. Names nothing once the request has completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket(Handle);
-
-/// A request that was not taken.
-#[derive(Debug)]
-pub enum Rejected<T> {
-    /// The queue is full: push again when [`Mux::has_room`] says so.
-    Full(Entry<T>),
-    /// There is no way to send it: every connection is down and none may be tried again yet, or
-    /// the multiplexer is closed.
-    Failed(Entry<T>, TransportError),
-}
-
 /// One life of one connection. Events of an earlier life change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Link {
@@ -133,24 +105,6 @@ impl Link {
     pub const fn connection(self) -> usize {
         self.connection
     }
-}
-
-/// A request that has come to its end.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Done<T> {
-    /// What was pushed with it.
-    pub completion: T,
-    /// The answer, or why there is none.
-    pub result: Result<Answer, TransportError>,
-}
-
-/// A request that was cancelled.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Cancelled<T> {
-    /// What was pushed with it.
-    pub completion: T,
-    /// Whether it may have been sent: `false` proves that the store never saw it.
-    pub sent: bool,
 }
 
 impl<T> Mux<T> {
@@ -743,38 +697,6 @@ impl<T> Mux<T> {
             message: Arc::from("an answer that answers no command"),
         }
     }
-}
-
-impl<T> Rejected<T> {
-    /// The entry, to push it again or to let it go.
-    pub fn into_entry(self) -> Entry<T> {
-        match self {
-            Rejected::Full(entry) | Rejected::Failed(entry, _) => entry,
-        }
-    }
-}
-
-/// A request from push to its end.
-#[derive(Debug)]
-enum Request<T> {
-    Queued {
-        completion: T,
-        part: Bytes,
-        level: usize,
-        deadline: Instant,
-    },
-    Sent {
-        completion: T,
-        id: u64,
-        connection: usize,
-        at: Instant,
-    },
-    /// Cancelled after it was sent, at `at`.
-    Abandoned {
-        id: u64,
-        connection: usize,
-        at: Instant,
-    },
 }
 
 /// The error of a request that was sent.

@@ -2,18 +2,15 @@
 //! of a list tells which transactions came before it and in which order, so dependencies between
 //! transactions can be told from the history alone, without the truth.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tikv_core::{Key, KeyRange, Result, wire};
 
 use super::session::{RecordedTransaction, Session};
+use super::{CLEANED_UP, under_faults};
 use crate::check::{Verdict, append};
 use crate::sim::{Mark, Sim};
 
 const LISTS_MAX: u64 = 12;
-/// A message is never later than this.
-const CLEANED_UP: Duration = Duration::from_secs(90);
 
 fn list(number: u64) -> Key {
     Key::from(format!("list/{number:02}"))
@@ -52,14 +49,10 @@ pub async fn run(sim: Sim) -> Verdict {
         clients: sim.at_most_clients(chance.within(1..=6) as u32),
         calls: sim.at_most_operations(chance.magnitude(6..=40)),
     };
-    sim.begin_faults();
-    let clients: Vec<_> = (1..=size.clients)
-        .map(|number| sim.spawn(client(Session::new(&sim, number), size)))
-        .collect();
-    for client in clients {
-        client.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, size.clients, |number| {
+        client(Session::new(&sim, number), size)
+    })
+    .await?;
 
     let mut auditor = Session::patient(&sim, size.clients + 1);
     auditor.clean_up(&lists()).await?;

@@ -1,19 +1,16 @@
 //! A bank: clients move money between accounts and count the total, while regions split and
 //! leaders move. Whatever goes wrong, no money may appear or disappear.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tikv_core::{Error, Key, KeyRange, Result, wire};
 
 use super::session::Session;
+use super::{CLEANED_UP, under_faults};
 use crate::check::{Verdict, Violation, sum};
 use crate::sim::Sim;
 
 const ACCOUNTS_MAX: u64 = 24;
 const BALANCE: u64 = 100;
-/// A message is never later than this.
-const CLEANED_UP: Duration = Duration::from_secs(90);
 
 fn account(number: u64) -> Key {
     Key::from(format!("account/{number:03}"))
@@ -53,14 +50,10 @@ pub async fn run(sim: Sim) -> Verdict {
     let total = size.accounts * BALANCE;
     open(&sim, size).await?;
 
-    sim.begin_faults();
-    let clients: Vec<_> = (1..=size.clients)
-        .map(|number| sim.spawn(client(Session::new(&sim, number), size)))
-        .collect();
-    for client in clients {
-        client.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, size.clients, |number| {
+        client(Session::new(&sim, number), size)
+    })
+    .await?;
 
     let mut auditor = Session::patient(&sim, size.clients + 1);
     auditor.clean_up(&accounts()).await?;

@@ -2,18 +2,15 @@
 //! inserts, deletions, savepoints, in transactions of any size. Long values stand beside short
 //! ones, since TiKV keeps them in different places.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tikv_core::{Key, KeyRange, Result, Value, wire};
 
 use super::session::{RecordedTransaction, Session};
+use super::{CLEANED_UP, under_faults};
 use crate::check::Verdict;
 use crate::sim::{Chance, Sim};
 
 const KEYS: u64 = 40;
-/// A message is never later than this.
-const CLEANED_UP: Duration = Duration::from_secs(90);
 
 fn key(number: u64) -> Key {
     Key::from(format!("mixed/{number:02}"))
@@ -48,14 +45,10 @@ pub async fn run(sim: Sim) -> Verdict {
         hot: chance.magnitude(1..=KEYS),
         steps: chance.magnitude(1..=16),
     };
-    sim.begin_faults();
-    let clients: Vec<_> = (1..=size.clients)
-        .map(|number| sim.spawn(client(Session::new(&sim, number), size)))
-        .collect();
-    for client in clients {
-        client.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, size.clients, |number| {
+        client(Session::new(&sim, number), size)
+    })
+    .await?;
 
     let mut auditor = Session::patient(&sim, size.clients + 1);
     auditor.clean_up(&KeyRange::all()).await?;

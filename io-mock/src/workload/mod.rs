@@ -22,6 +22,7 @@ pub mod skew;
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -75,6 +76,25 @@ workloads! {
     Append = append,
     Skew = skew,
     Scans = scans,
+}
+
+/// A message is never later than this.
+const CLEANED_UP: Duration = Duration::from_secs(90);
+
+/// Has clients, numbered from 1, do their work at the same time, while things go wrong.
+async fn under_faults<F>(sim: &Sim, clients: u32, client: impl Fn(u32) -> F) -> Verdict
+where
+    F: Future<Output = Verdict> + Send + 'static,
+{
+    sim.begin_faults();
+    let clients: Vec<_> = (1..=clients)
+        .map(|number| sim.spawn(client(number)))
+        .collect();
+    for client in clients {
+        client.await?;
+    }
+    sim.end_faults();
+    Ok(())
 }
 
 impl Workload {

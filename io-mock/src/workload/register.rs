@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tikv_core::{Key, RawClient, Result, Value};
 
+use super::under_faults;
 use crate::check::{Verdict, Violation};
 use crate::sim::{Chance, Fault, Mark, Sim, SimDriver};
 
@@ -30,14 +31,10 @@ pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("register");
     let clients = sim.at_most_clients(chance.within(1..=6) as u32);
     let calls = sim.at_most_operations(chance.magnitude(10..=80));
-    sim.begin_faults();
-    let clients: Vec<_> = (1..=clients)
-        .map(|number| sim.spawn(Client::new(&sim, number).work(calls)))
-        .collect();
-    for client in clients {
-        client.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, clients, |number| {
+        Client::new(&sim, number).work(calls)
+    })
+    .await?;
     let check = sim.check();
     check.manners()?;
     check.raw_calls()

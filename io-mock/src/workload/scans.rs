@@ -7,12 +7,11 @@ use bytes::Bytes;
 use tikv_core::{Key, KeyRange, Result, wire};
 
 use super::session::Session;
+use super::{CLEANED_UP, under_faults};
 use crate::check::Verdict;
 use crate::sim::Sim;
 
 const KEYS: u64 = 60;
-/// A message is never later than this.
-const CLEANED_UP: Duration = Duration::from_secs(90);
 /// How long a reader stays at its version between two scans.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -34,14 +33,10 @@ pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("scans");
     let clients = sim.at_most_clients(chance.within(2..=6) as u32);
     let calls = sim.at_most_operations(chance.magnitude(4..=20));
-    sim.begin_faults();
-    let tasks: Vec<_> = (1..=clients)
-        .map(|number| sim.spawn(client(Session::new(&sim, number), number % 3 == 1, calls)))
-        .collect();
-    for task in tasks {
-        task.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, clients, |number| {
+        client(Session::new(&sim, number), number % 3 == 1, calls)
+    })
+    .await?;
 
     let mut auditor = Session::patient(&sim, clients + 1);
     auditor.clean_up(&KeyRange::all()).await?;

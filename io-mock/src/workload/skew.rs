@@ -2,20 +2,17 @@
 //! at once, each another one, leave both off: write skew, which snapshot isolation allows. Pairs
 //! whose switcher also locks the lamp that it leaves on must never end so.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tikv_core::{Key, KeyRange, Result, wire};
 
 use super::session::Session;
+use super::{CLEANED_UP, under_faults};
 use crate::check::{Verdict, Violation, skew};
 use crate::sim::{Mark, Sim};
 
 const PAIRS_MAX: u64 = 6;
 const ON: &str = "on";
 const OFF: &str = "off";
-/// A message is never later than this.
-const CLEANED_UP: Duration = Duration::from_secs(90);
 
 /// A pair of lamps. Every other one is switched by those who lock what they leave alone.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +62,10 @@ pub async fn run(sim: Sim) -> Verdict {
         calls: sim.at_most_operations(chance.magnitude(8..=40)),
     };
     turn_all_on(&sim, size).await?;
-    sim.begin_faults();
-    let clients: Vec<_> = (1..=size.clients)
-        .map(|number| sim.spawn(client(Session::new(&sim, number), size)))
-        .collect();
-    for client in clients {
-        client.await?;
-    }
-    sim.end_faults();
+    under_faults(&sim, size.clients, |number| {
+        client(Session::new(&sim, number), size)
+    })
+    .await?;
 
     let mut auditor = Session::patient(&sim, size.clients + 1);
     auditor
