@@ -21,6 +21,7 @@ use crate::error::{DeadlineExceeded, Error, Result};
 use crate::flight::until;
 use crate::operation::{Io, Operation};
 use crate::rpc::cluster::Cluster;
+use crate::rpc::probe;
 use crate::time::Instant;
 use crate::why::{BackoffKind, Why};
 
@@ -39,7 +40,7 @@ pub struct Closed {
     pub left: usize,
 }
 
-/// How long a first answer of PD is waited for.
+/// Where a client begins to look for its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     urls: Vec<String>,
@@ -96,7 +97,7 @@ async fn ready(io: &Io, cluster: &Arc<Cluster>, deadline: Instant) -> Result<()>
         loop {
             let found = cluster.pd().stores(io, &mut backoff).await?;
             cluster.stores().update(&found);
-            match cluster.silent_store(io).await {
+            match probe::first_silent(cluster, io).await {
                 None => return Ok(()),
                 Some(id) => {
                     let cause = Error::Transport(Box::new(cluster.no_answer(id)));

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::background::Background;
-use super::probe;
 use crate::backoff::{Backoffer, budget};
 use crate::config::Config;
 use crate::error::{Error, Result, TransportError};
@@ -498,18 +497,6 @@ impl Cluster {
             return Ok(ts);
         }
         self.timestamp(io, backoff).await
-    }
-
-    /// A store that does not answer, if there is one.
-    pub(crate) async fn silent_store(self: &Arc<Self>, io: &Io) -> Option<u64> {
-        for store in self.stores.tikv_stores() {
-            let found = probe::probe(self, io, &store).await;
-            store.set_liveness(found);
-            if found != Liveness::Reachable {
-                return Some(store.id());
-            }
-        }
-        None
     }
 
     /// Says that a store does not answer.

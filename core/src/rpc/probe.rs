@@ -68,6 +68,18 @@ async fn ask(cluster: &Cluster, io: &Io, store: &Store) -> Liveness {
 
 const GRPC_UNIMPLEMENTED: u32 = 12;
 
+/// The first store that does not answer, if there is one.
+pub(crate) async fn first_silent(cluster: &Arc<Cluster>, io: &Io) -> Option<u64> {
+    for store in cluster.stores().tikv_stores() {
+        let found = probe(cluster, io, &store).await;
+        store.set_liveness(found);
+        if found != Liveness::Reachable {
+            return Some(store.id());
+        }
+    }
+    None
+}
+
 /// Asks a store again and again until it answers, or is gone for good.
 pub(crate) fn watch(cluster: &Arc<Cluster>, io: &Io, store: Arc<Store>) {
     let cluster = cluster.clone();

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::MemBuffer;
 use super::index::Range;
-use super::iter::Entry;
 use super::table::{EntryId, Position};
 use crate::error::{Error, Result};
 use crate::key::KeyRange;
@@ -98,12 +97,7 @@ pub struct IterAt<'a> {
 impl<'a> IterAt<'a> {
     fn show(&self, id: EntryId) -> Option<(&'a [u8], &'a [u8])> {
         let record = self.buffer.record_at(id, self.position)?;
-        let key = Entry {
-            buffer: self.buffer,
-            id,
-        }
-        .key();
-        Some((key, self.buffer.log.value(record)?))
+        Some((self.buffer.table.key(id), self.buffer.log.value(record)?))
     }
 }
 
