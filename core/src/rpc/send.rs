@@ -335,9 +335,11 @@ impl Attempts<'_> {
         let verdict = self.selector.on_region_error(&error, self.io.now());
         self.carry_out(target, &verdict, &error)?;
         // A leader that steps down says so of what it has proposed, too, and that may be committed.
-        if self.once && matches!(error, RegionError::StaleCommand) {
+        if matches!(error, RegionError::StaleCommand) {
             self.may_be_applied = true;
-            return Err(error.to_error(target.region.id));
+            if self.once {
+                return Err(error.to_error(target.region.id));
+            }
         }
         match verdict.then {
             Then::Retry | Then::Postpone(_) => Ok(Next::Again),
