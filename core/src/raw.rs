@@ -20,6 +20,7 @@ use crate::operation::Io;
 use crate::region::Region;
 use crate::rpc::batch::cut;
 use crate::rpc::cluster::Cluster;
+use crate::rpc::page::Page;
 use crate::rpc::send::{Outcome, SendOptions};
 use crate::time::{Instant, Timestamp};
 
@@ -356,12 +357,15 @@ impl Raw {
             match sent.outcome? {
                 Outcome::Relocate(relocate) => relocate.back_off(io, backoff).await?,
                 Outcome::Answer(reply) => {
-                    let mut rows = Vec::with_capacity(reply.kvs.len());
+                    let mut rows: Vec<KvPair> = Vec::with_capacity(reply.kvs.len());
+                    let mut page = Page::new(&part, reverse, limit);
                     for pair in reply.kvs {
                         if let Some(error) = pair.error {
                             return Err(pair_error(*error));
                         }
-                        rows.push(KvPair::new(pair.key, pair.value));
+                        let row = KvPair::new(pair.key, pair.value);
+                        page.admit(rows.last().map(KvPair::key), row.key())?;
+                        rows.push(row);
                     }
                     return Ok((part, rows));
                 }

@@ -371,7 +371,7 @@ pub fn pd(
 }
 
 /// The request of an action, as it goes over the wire: its context in its body.
-pub(crate) fn whole(rpc: &Rpc) -> Command {
+pub fn whole(rpc: &Rpc) -> Command {
     let mut command = Command::clone(&rpc.command);
     if let Some(context) = &rpc.context {
         command.set_context(context.clone());
@@ -431,7 +431,7 @@ fn unimplemented(command: &Command) -> GrpcError {
 }
 
 /// A failure below the level of replies, as a client meets it.
-pub(crate) fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
+pub fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
     let code = match error.code {
         GrpcCode::Unknown => 2,
         GrpcCode::InvalidArgument => 3,

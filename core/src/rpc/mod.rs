@@ -8,5 +8,6 @@ pub(crate) mod batch;
 pub(crate) mod cluster;
 pub mod frame;
 pub mod mux;
+pub(crate) mod page;
 pub(crate) mod probe;
 pub(crate) mod send;

@@ -19,11 +19,12 @@ use crate::key::{Key, KeyRange};
 use crate::operation::Io;
 use crate::region::Region;
 use crate::rpc::cluster::Cluster;
+use crate::rpc::page::Page;
 use crate::rpc::send::{Outcome, SendOptions};
 use crate::time::{Instant, Timestamp};
 use crate::txn::key_error::KeyFailure;
 use crate::txn::lock::Lock;
-use crate::txn::lock::resolver::{LockResolver, Resolved};
+use crate::txn::lock::resolver::LockResolver;
 use crate::txn::lock::verdict::Caller;
 use crate::why::BackoffKind;
 
@@ -43,6 +44,12 @@ pub(crate) struct Reads {
 struct KnownLocks {
     ignore: BTreeSet<Timestamp>,
     access: BTreeSet<Timestamp>,
+}
+
+impl KnownLocks {
+    fn count(&self) -> usize {
+        self.ignore.len() + self.access.len()
+    }
 }
 
 /// A value and, if it was asked for, when it was committed.
@@ -192,6 +199,7 @@ impl Reads {
         lite: bool,
         first_lock: &mut Option<Timestamp>,
     ) -> Result<()> {
+        let before = self.known().count();
         if self.version == Timestamp::MAX {
             // A read of the latest version is delayed by the first transaction it meets, no
             // matter how many others come after that.
@@ -209,23 +217,25 @@ impl Reads {
             ts: self.version,
             lite,
         };
-        let cause = locks.first().map(locked);
+        let cause = locks.first().map_or(Error::Closed, locked);
         let resolved = self.resolver.resolve(io, backoff, caller, locks).await?;
-        let wait_ms = self.learn(resolved);
-        if let (Some(ms @ 1..), Some(cause)) = (wait_ms, cause) {
-            let cap = Some(Duration::from_millis(ms));
-            backoff
-                .wait_capped(io, BackoffKind::TxnLockFast, cause, cap)
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn learn(&self, resolved: Resolved) -> Option<u64> {
-        let mut known = self.known();
-        known.ignore.extend(resolved.ignore);
-        known.access.extend(resolved.access);
-        resolved.wait_ms
+        let wait_ms = resolved.wait_ms;
+        let learned = {
+            let mut known = self.known();
+            known.ignore.extend(resolved.ignore);
+            known.access.extend(resolved.access);
+            known.count() > before
+        };
+        let cap = match wait_ms {
+            Some(ms @ 1..) => Some(Duration::from_millis(ms)),
+            Some(_) | None if learned => return Ok(()),
+            // What the store is told already has not helped. The lock is about to be cleaned up,
+            // but not sooner for being met again and again.
+            Some(_) | None => None,
+        };
+        backoff
+            .wait_capped(io, BackoffKind::TxnLockFast, cause, cap)
+            .await
     }
 
     /// The values of those of `keys` that have one, in no order. The keys are sorted and distinct.
@@ -405,7 +415,8 @@ impl Reads {
                 continue;
             }
             let full = reply.pairs.len() >= limit as usize;
-            let (rows, last) = self.rows(io, reply.pairs, options).await?;
+            let page = Page::new(&part, cursor.reverse, limit);
+            let (rows, last) = self.rows(io, page, reply.pairs, options).await?;
             #[cfg(feature = "mutations")]
             let last = last.map(|last| {
                 let repeats = crate::mutation::is(crate::mutation::Mutation::RepeatRowsInReverse);
@@ -424,15 +435,17 @@ impl Reads {
     async fn rows(
         &self,
         io: &Io,
+        mut page: Page<'_>,
         pairs: Vec<kvrpcpb::KvPair>,
         options: &ReadOptions,
     ) -> Result<(Vec<Found>, Option<Key>)> {
         let mut rows = Vec::with_capacity(pairs.len());
-        let mut last = None;
+        let mut last: Option<Key> = None;
         for pair in pairs {
             let key = match pair.error {
                 None => {
                     let key = Key::from(pair.key);
+                    page.admit(last.as_ref(), &key)?;
                     rows.push(Found {
                         key: key.clone(),
                         value: pair.value,
@@ -451,6 +464,7 @@ impl Reads {
                     } else {
                         pair.key.into()
                     };
+                    page.admit(last.as_ref(), &key)?;
                     // The read meets the lock again and deals with it.
                     let row = self.get(io, &key, options).await?;
                     #[cfg(feature = "mutations")]

@@ -27,6 +27,7 @@ use crate::rpc::cluster::Cluster;
 use crate::rpc::send::{Outcome, SendOptions};
 use crate::time::{Instant, Timestamp};
 use crate::txn::key_error::KeyFailure;
+use crate::txn::lock::Lock;
 use crate::txn::lock::resolver::LockResolver;
 use crate::txn::lock::verdict::{Caller, Ending};
 use crate::txn::snapshot::locked;
@@ -212,6 +213,7 @@ impl Committer {
         // Parts of a region that was split: as many keys as there may be.
         let mut waiting = vec![(batch.region, batch.items, batch.region_items as u64)];
         let mut is_retry = false;
+        let mut met_before: Vec<Lock> = Vec::new();
         while let Some((region, items, txn_size)) = waiting.pop() {
             let request = prewrite::request(all, items.clone(), terms, txn_size);
             let mut options = SendOptions::write(self.cluster.config());
@@ -247,12 +249,18 @@ impl Committer {
                         let caller = Caller::Writer {
                             start_ts: self.start_ts,
                         };
+                        // A lock that is there again did not go, whatever the store said.
+                        let stuck = locks == met_before;
+                        met_before.clone_from(&locks);
                         let resolved = self
                             .resolver
                             .resolve(io, &mut backoff, caller, locks)
                             .await?;
-                        if let Some(ms @ 1..) = resolved.wait_ms {
-                            let cap = Some(Duration::from_millis(ms));
+                        let cap = match resolved.wait_ms {
+                            Some(ms @ 1..) => Some(Duration::from_millis(ms)),
+                            Some(_) | None => None,
+                        };
+                        if cap.is_some() || stuck {
                             let kind = BackoffKind::TxnLock;
                             backoff.wait_capped(io, kind, cause, cap).await?;
                         }

@@ -215,7 +215,7 @@ impl LockResolver {
             match reply.error.take().map(|error| KeyFailure::from(*error)) {
                 None => {
                     let status = TxnStatus::from_reply(reply)?;
-                    self.ended().put(lock.txn, &status);
+                    self.ended().put(lock.txn, &status)?;
                     return Ok(status);
                 }
                 // The primary is not there: not yet, or never. Its absence may only be made final
@@ -266,7 +266,7 @@ impl LockResolver {
         match self.ask_secondaries(io, backoff, primary).await? {
             Some((ending, keys)) => {
                 let status = ending.status();
-                self.ended().put(lock.txn, &status);
+                self.ended().put(lock.txn, &status)?;
                 for key in keys.into_iter().chain([lock.primary.clone()]) {
                     chores.add_key(lock.txn, ending, key);
                 }

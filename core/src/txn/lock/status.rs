@@ -86,13 +86,21 @@ impl StatusCache {
     }
 
     /// Remembers an end. What is not final is not remembered.
-    pub(crate) fn put(&mut self, txn: Timestamp, status: &TxnStatus) {
+    ///
+    /// # Errors
+    ///
+    /// It is known to have ended otherwise, which no honest server says.
+    pub(crate) fn put(&mut self, txn: Timestamp, status: &TxnStatus) -> Result<()> {
         if !status.is_final() {
-            return;
+            return Ok(());
         }
         if let Some(known) = self.ended.get(&txn) {
-            debug_assert_eq!(known, status, "transaction {txn} has two ends");
-            return;
+            return match known == status {
+                true => Ok(()),
+                false => Err(Error::protocol(format!(
+                    "transaction {txn} has two ends: {known:?} and {status:?}"
+                ))),
+            };
         }
         if self.order.len() == CACHE_SIZE
             && let Some(oldest) = self.order.pop_front()
@@ -101,6 +109,7 @@ impl StatusCache {
         }
         self.order.push_back(txn);
         self.ended.insert(txn, status.clone());
+        Ok(())
     }
 }
 
@@ -172,14 +181,27 @@ mod tests {
     #[test]
     fn the_cache_keeps_ends_only_and_forgets_the_oldest() {
         let mut cache = StatusCache::default();
-        cache.put(1.into(), &TxnStatus::Unknown);
+        let committed = |ts: u64| TxnStatus::Committed(ts.into());
+        assert_eq!(cache.put(1.into(), &TxnStatus::Unknown), Ok(()));
         assert_eq!(cache.get(1.into()), None);
         for n in 0..=CACHE_SIZE as u64 {
-            cache.put(n.into(), &TxnStatus::Committed((n + 1).into()));
+            assert_eq!(cache.put(n.into(), &committed(n + 1)), Ok(()));
             // Learning it again does not make it younger.
-            cache.put(0.into(), &TxnStatus::Committed(1.into()));
+            assert_eq!(cache.put(0.into(), &committed(1)), Ok(()));
         }
         assert_eq!(cache.ended.len(), CACHE_SIZE);
         assert!(cache.get((CACHE_SIZE as u64).into()).is_some());
+    }
+
+    #[test]
+    fn a_transaction_does_not_end_twice() {
+        let mut cache = StatusCache::default();
+        let ended = TxnStatus::Committed(9.into());
+        assert_eq!(cache.put(1.into(), &ended), Ok(()));
+        for other in [TxnStatus::RolledBack, TxnStatus::Committed(8.into())] {
+            let refused = cache.put(1.into(), &other);
+            assert!(matches!(refused, Err(Error::Protocol { .. })), "{other:?}");
+        }
+        assert_eq!(cache.get(1.into()), Some(&ended));
     }
 }
