@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tikv_core::{KeyRange, RawClient, Result, TransactionClient, wire};
+use tikv_io_mock::cluster::Cluster;
+use tikv_io_mock::cluster::injection::Injection;
 use tikv_io_mock::sim::{Sim, SimDriver, Simulation};
+use tikv_proto::{errorpb, metapb};
 
 type Raw = RawClient<SimDriver>;
 type Transactional = TransactionClient<SimDriver>;
@@ -18,8 +21,9 @@ type Ends = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 type Named<F> = (&'static str, F);
 type Call<C> = fn(C) -> Ends;
 
-/// More than any call may wait: a commit may try its prewrite and then its rollback.
-const LONGEST: Duration = Duration::from_secs(300);
+/// More than any call may wait: for busy stores ten minutes, and a commit may try its prewrite and
+/// then its rollback.
+const LONGEST: Duration = Duration::from_secs(1_500);
 
 const RAW_CALLS: [Named<Call<Raw>>; 9] = [
     ("get", |raw| {
@@ -84,27 +88,196 @@ const TRANSACTIONAL_CALLS: [Named<Call<Transactional>>; 5] = [
     }),
 ];
 
+type Strike = Box<dyn Fn(&mut Cluster)>;
+
 /// What breaks the cluster for good, PD excepted.
-const DISASTERS: [Named<fn(&Sim)>; 2] = [
-    ("no store is up", |sim| {
-        sim.cluster(|cluster| {
-            for store in 1..=3 {
-                cluster.stop_store(store);
+fn disasters() -> Vec<(String, Strike)> {
+    let mut disasters: Vec<(String, Strike)> = vec![
+        (
+            "no store is up".into(),
+            Box::new(|cluster| (1..=3).for_each(|store| cluster.stop_store(store))),
+        ),
+        (
+            "no region has a leader".into(),
+            Box::new(|cluster| {
+                let regions: Vec<_> = cluster.regions().ids().collect();
+                for region in regions {
+                    cluster.depose_leader(region);
+                }
+            }),
+        ),
+    ];
+    for refuse in REFUSALS {
+        let said = format!("{:?}", refuse(&metapb::Region::default()));
+        let name = format!("every store says {}", said.replace("None", "-"));
+        let strike: Strike = Box::new(move |cluster| {
+            let regions: Vec<_> = cluster.regions().iter().map(|r| r.meta.clone()).collect();
+            for meta in regions {
+                cluster.inject(Injection {
+                    region: Some(meta.id),
+                    times: u32::MAX,
+                    ..Injection::once(refuse(&meta))
+                });
             }
         });
-    }),
-    ("no region has a leader", |sim| {
-        sim.cluster(|cluster| {
-            for region in cluster
-                .regions()
-                .iter()
-                .map(|region| region.meta.id)
-                .collect::<Vec<_>>()
-            {
-                cluster.depose_leader(region);
-            }
-        });
-    }),
+        disasters.push((name, strike));
+    }
+    disasters
+}
+
+/// What stores may say of a region, each true for a moment and none for ever.
+const REFUSALS: &[fn(&metapb::Region) -> errorpb::Error] = &[
+    |region| errorpb::Error {
+        epoch_not_match: Some(errorpb::EpochNotMatch {
+            current_regions: vec![region.clone()],
+        }),
+        ..Default::default()
+    },
+    |region| errorpb::Error {
+        epoch_not_match: Some(errorpb::EpochNotMatch {
+            current_regions: vec![metapb::Region {
+                region_epoch: region.region_epoch.map(|epoch| metapb::RegionEpoch {
+                    version: epoch.version + 1,
+                    ..epoch
+                }),
+                ..region.clone()
+            }],
+        }),
+        ..Default::default()
+    },
+    |region| errorpb::Error {
+        epoch_not_match: Some(errorpb::EpochNotMatch {
+            current_regions: vec![metapb::Region {
+                region_epoch: Some(metapb::RegionEpoch::default()),
+                ..region.clone()
+            }],
+        }),
+        ..Default::default()
+    },
+    |region| errorpb::Error {
+        epoch_not_match: Some(errorpb::EpochNotMatch {
+            current_regions: vec![metapb::Region {
+                id: region.id + 1_000,
+                ..region.clone()
+            }],
+        }),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        epoch_not_match: Some(Default::default()),
+        ..Default::default()
+    },
+    |region| errorpb::Error {
+        not_leader: Some(errorpb::NotLeader {
+            region_id: region.id,
+            leader: region.peers.last().copied(),
+        }),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        not_leader: Some(Default::default()),
+        ..Default::default()
+    },
+    |region| errorpb::Error {
+        region_not_found: Some(errorpb::RegionNotFound {
+            region_id: region.id,
+        }),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        key_not_in_region: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        server_is_busy: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        server_is_busy: Some(errorpb::ServerIsBusy {
+            estimated_wait_ms: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        server_is_busy: Some(errorpb::ServerIsBusy {
+            reason: "deadline is exceeded".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        stale_command: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        store_not_match: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        raft_entry_too_large: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        max_timestamp_not_synced: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        read_index_not_ready: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        proposal_in_merging_mode: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        data_is_not_ready: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        region_not_initialized: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        disk_full: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        recovery_in_progress: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        flashback_in_progress: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        flashback_not_prepared: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        is_witness: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        mismatch_peer_id: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        bucket_version_not_match: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        undetermined_result: Some(Default::default()),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        message: "Deadline is exceeded".into(),
+        ..Default::default()
+    },
+    |_| errorpb::Error {
+        message: "what no client knows".into(),
+        ..Default::default()
+    },
 ];
 
 /// What a call comes to, if it ends in time.
@@ -123,9 +296,9 @@ fn each<C: Clone + 'static>(
     connect: impl AsyncFn(&Sim) -> Result<C>,
     warm_up: impl AsyncFn(&C) -> Result<()>,
 ) {
-    for (disaster, strike) in DISASTERS {
+    for (disaster, strike) in disasters() {
         for &(name, call) in calls {
-            Simulation::seed(1)
+            let report = Simulation::seed(1)
                 // Nobody repairs what is broken before there were faults.
                 .calm()
                 .split_keys([split_key.clone()])
@@ -133,13 +306,17 @@ fn each<C: Clone + 'static>(
                 .run(async |sim| {
                     let client = connect(&sim).await.expect("all is well");
                     warm_up(&client).await.expect("all is well");
-                    strike(&sim);
+                    sim.cluster(&strike);
                     let outcome = within(&sim, call(client)).await;
                     let outcome = outcome.unwrap_or_else(|| panic!("{name} while {disaster}"));
-                    let error = outcome.expect_err("nothing can answer");
+                    let Err(error) = outcome else {
+                        panic!("{name} succeeds while {disaster}");
+                    };
                     assert!(!error.to_string().is_empty());
                     Ok(())
                 });
+            let requests = report.stats.rpcs;
+            assert!(requests < 3_000, "{requests} for {name} while {disaster}");
         }
     }
 }

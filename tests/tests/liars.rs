@@ -1,4 +1,4 @@
-//! Stores that say what no honest store says. A call that meets one ends: with an error that names
+//! Stores and members of PD that say what no honest one says. A call that meets one ends: with an error that names
 //! the breach, or, where each single answer could be true, once its budget is used up.
 
 use std::collections::BTreeSet;
@@ -13,6 +13,7 @@ use tikv_core::{Config, Endpoints, Error, ErrorKind, Key, KeyRange, RawClient, T
 use tikv_io_mock::cluster::{self, Cluster};
 use tikv_io_mock::dispatch;
 use tikv_proto::kvrpcpb::{self, KeyError, KvPair, LockInfo};
+use tikv_proto::{metapb, pdpb};
 
 /// What a store says instead of the truth, if it lies about this.
 type Lie = fn(&Command) -> Option<Response>;
@@ -158,8 +159,8 @@ fn lock(key: &'static str) -> Box<KeyError> {
     })
 }
 
-/// Every key is locked, whatever was done about it, by a transaction that has long committed.
-fn the_lock_that_never_goes(command: &Command) -> Option<Response> {
+/// Every key is locked, whatever is done about it.
+fn locked(command: &Command) -> Option<Response> {
     Some(match command {
         Command::Get(_) => Response::Get(kvrpcpb::GetResponse {
             error: Some(lock("a")),
@@ -177,31 +178,93 @@ fn the_lock_that_never_goes(command: &Command) -> Option<Response> {
             errors: vec![*lock("a")],
             ..Default::default()
         }),
-        Command::CheckTxnStatus(_) => Response::CheckTxnStatus(kvrpcpb::CheckTxnStatusResponse {
-            commit_version: (1 << 30) + 1,
-            ..Default::default()
-        }),
         Command::ResolveLock(_) => Response::ResolveLock(Default::default()),
         _ => return None,
     })
 }
 
+/// As [`locked`], by a transaction of which this is said.
+fn locked_by(command: &Command, status: kvrpcpb::CheckTxnStatusResponse) -> Option<Response> {
+    match command {
+        Command::CheckTxnStatus(_) => Some(Response::CheckTxnStatus(status)),
+        _ => locked(command),
+    }
+}
+
+const STATES: [(&str, Lie); 6] = [
+    ("committed", |command| {
+        let status = kvrpcpb::CheckTxnStatusResponse {
+            commit_version: (1 << 30) + 1,
+            ..Default::default()
+        };
+        locked_by(command, status)
+    }),
+    ("rolled back", |command| {
+        locked_by(command, Default::default())
+    }),
+    ("not found", |command| {
+        let error = KeyError {
+            txn_not_found: Some(Default::default()),
+            ..KeyError::default()
+        };
+        let status = kvrpcpb::CheckTxnStatusResponse {
+            error: Some(Box::new(error)),
+            ..Default::default()
+        };
+        locked_by(command, status)
+    }),
+    ("alive though it has expired", |command| {
+        let status = kvrpcpb::CheckTxnStatusResponse {
+            lock_ttl: 1,
+            ..Default::default()
+        };
+        locked_by(command, status)
+    }),
+    ("waiting for secondaries that are not there", |command| {
+        let primary = LockInfo {
+            use_async_commit: true,
+            secondaries: vec!["b".into()],
+            ..*lock("a").locked.unwrap_or_default()
+        };
+        let status = kvrpcpb::CheckTxnStatusResponse {
+            lock_ttl: 1,
+            lock_info: Some(Box::new(primary)),
+            ..Default::default()
+        };
+        match command {
+            Command::CheckSecondaryLocks(_) => {
+                Some(Response::CheckSecondaryLocks(Default::default()))
+            }
+            _ => locked_by(command, status),
+        }
+    }),
+    ("what no client knows", |command| {
+        let status = kvrpcpb::CheckTxnStatusResponse {
+            action: 77,
+            ..Default::default()
+        };
+        locked_by(command, status)
+    }),
+];
+
 #[test]
 fn a_lock_that_never_goes_is_waited_for_and_given_up() {
-    let locked = |error: Error| {
-        assert_eq!(error.kind(), ErrorKind::LockTimeout, "{error}");
-        assert!(error.to_string().contains("is locked"), "{error}");
-    };
-    let client = transactional(the_lock_that_never_goes);
-    pollster::block_on(async {
-        let snapshot = client.snapshot().await.expect("nothing lies about that");
-        locked(snapshot.get("a").await.unwrap_err());
-        locked(snapshot.batch_get(["a", "b"]).await.unwrap_err());
-        locked(snapshot.scan(KeyRange::all()).into_vec().await.unwrap_err());
-        let txn = client.begin().await.expect("nothing lies about that");
-        txn.put("a", "1").await.expect("it is only buffered");
-        locked(txn.commit().await.unwrap_err());
-    });
+    for (name, lie) in STATES {
+        let ended = |error: Error| match error.kind() {
+            ErrorKind::LockTimeout => assert!(error.to_string().contains("locked"), "{error}"),
+            _ => assert!(matches!(error, Error::Protocol { .. }), "{name}: {error}"),
+        };
+        pollster::block_on(async {
+            let client = transactional(lie);
+            let snapshot = client.snapshot().await.expect("nothing lies about that");
+            ended(snapshot.get("a").await.unwrap_err());
+            ended(snapshot.batch_get(["a", "b"]).await.unwrap_err());
+            ended(snapshot.scan(KeyRange::all()).into_vec().await.unwrap_err());
+            let txn = client.begin().await.expect("nothing lies about that");
+            txn.put("a", "1").await.expect("it is only buffered");
+            ended(txn.commit().await.unwrap_err());
+        });
+    }
 }
 
 fn pairs(keys: &[&'static str]) -> Vec<KvPair> {
@@ -247,4 +310,107 @@ fn a_scan_takes_no_row_that_was_not_asked_for() {
         let keys = client.scan_keys(KeyRange::all(), 9).await;
         assert_eq!(keys, Ok(vec![Key::from("a"), Key::from("b")]));
     });
+}
+
+fn region(start: &'static [u8], end: &'static [u8], peers: bool) -> Option<Box<metapb::Region>> {
+    let peer = metapb::Peer {
+        id: 1,
+        store_id: 1,
+        ..metapb::Peer::default()
+    };
+    Some(Box::new(metapb::Region {
+        id: 2,
+        start_key: start.into(),
+        end_key: end.into(),
+        region_epoch: Some(Default::default()),
+        peers: peers.then_some(peer).into_iter().collect(),
+        ..metapb::Region::default()
+    }))
+}
+
+/// What PD says of regions, whatever it is asked.
+fn always(command: &Command, found: Option<Box<metapb::Region>>) -> Option<Response> {
+    let reply = pdpb::GetRegionResponse {
+        region: found.clone(),
+        ..Default::default()
+    };
+    Some(match command {
+        Command::GetRegion(_) => Response::GetRegion(reply),
+        Command::GetPrevRegion(_) => Response::GetPrevRegion(reply),
+        Command::BatchScanRegions(_) => {
+            Response::BatchScanRegions(pdpb::BatchScanRegionsResponse {
+                regions: vec![pdpb::Region {
+                    region: found,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            })
+        }
+        _ => return None,
+    })
+}
+
+const LIES_OF_PD: [(&str, Lie); 9] = [
+    ("no region", |command| always(command, None)),
+    ("another region", |command| {
+        always(command, region(b"zzzzzzzz\xf7", b"", true))
+    }),
+    ("a region before all keys", |command| {
+        always(command, region(b"", b"\x01", true))
+    }),
+    ("a region that ends before it begins", |command| {
+        always(command, region(b"z", b"a", true))
+    }),
+    ("a region without a peer", |command| {
+        always(command, region(b"", b"", false))
+    }),
+    ("bounds that are no keys", |command| {
+        always(
+            command,
+            region(b"\xff\xff\xff\xff\xff\xff\xff\xff", b"", true),
+        )
+    }),
+    ("a store without an address", |command| match command {
+        Command::GetStore(_) => Some(Response::GetStore(pdpb::GetStoreResponse {
+            store: Some(Box::default()),
+            ..Default::default()
+        })),
+        _ => None,
+    }),
+    ("no store", |command| match command {
+        Command::GetStore(_) => Some(Response::GetStore(Default::default())),
+        _ => None,
+    }),
+    ("the answer to another question", |command| match command {
+        Command::GetRegion(_) | Command::GetStore(_) | Command::BatchScanRegions(_) => {
+            Some(Response::GetMinTs(Default::default()))
+        }
+        _ => None,
+    }),
+];
+
+#[test]
+fn nothing_that_pd_says_of_regions_and_stores_keeps_a_call_going() {
+    for (name, lie) in LIES_OF_PD {
+        pollster::block_on(async {
+            let client = transactional(lie);
+            let snapshot = client.snapshot().await.expect("nothing lies about that");
+            let scan = || snapshot.scan(KeyRange::all());
+            snapshot.get("a").await.expect_err(name);
+            snapshot.batch_get(["a", "b"]).await.expect_err(name);
+            scan().into_vec().await.expect_err(name);
+            scan().reverse().into_vec().await.expect_err(name);
+            // What can't be used is not loaded.
+            let _ = client.warm_up(KeyRange::all()).await;
+
+            let client = raw(lie);
+            client.put("a", "1").await.expect_err(name);
+            client.batch_get(["a", "b"]).await.expect_err(name);
+            client.scan(KeyRange::all(), 9).await.expect_err(name);
+            let reverse = client.scan_reverse(KeyRange::all(), 9);
+            reverse.await.expect_err(name);
+            let gone = client.delete_range(KeyRange::all());
+            gone.await.expect_err(name);
+        });
+    }
 }

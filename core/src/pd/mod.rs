@@ -285,7 +285,11 @@ impl Pd {
             if found.region.end_key.is_empty() {
                 return Ok(found);
             }
-            largest = found.region.end_key;
+            if found.region.end_key <= largest {
+                // Not the one that was asked for.
+                backoff.wait(io, BackoffKind::PdRpc, no_region()).await?;
+            }
+            largest = found.region.end_key.max(largest);
         }
     }
 

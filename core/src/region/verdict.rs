@@ -435,7 +435,7 @@ pub(crate) fn judge(error: &RegionError, route: &Route) -> Verdict {
         E::RegionNotFound | E::KeyNotInRegion { .. } | E::MismatchPeerId => {
             wrong(InvalidReason::Other)
         }
-        E::EpochNotMatch { current } if is_behind(current, route.region) => {
+        E::EpochNotMatch { current } if is_no_news(current, route.region) => {
             Verdict::plain(Then::Backoff(BackoffKind::RegionMiss))
         }
         E::EpochNotMatch { current } if current.is_empty() => wrong(InvalidReason::EpochNotMatch),
@@ -568,13 +568,13 @@ fn idle(route: &Route, flag: Option<ReplicaFlag>) -> Verdict {
     Verdict::new(then, effects)
 }
 
-/// Whether the store knows an older region than the client, who has it from PD: the store will
-/// catch up.
-fn is_behind(current: &[metapb::Region], cached: RegionVerId) -> bool {
+/// Whether the store knows nothing newer of the region than the client, who may have it from PD:
+/// the store will catch up.
+fn is_no_news(current: &[metapb::Region], cached: RegionVerId) -> bool {
     current
         .iter()
         .map(RegionVerId::of)
-        .any(|region| region.id == cached.id && region.is_behind(cached))
+        .any(|region| region == cached || (region.id == cached.id && region.is_behind(cached)))
 }
 
 const GRPC_CANCELLED: u32 = 1;

@@ -213,8 +213,8 @@ fn every_region_error_has_its_verdict() {
         (
             epoch(&[(9, 5, 5)]),
             to_leader(),
-            Relocate,
-            vec![Effect::InsertRegions],
+            Backoff(RegionMiss),
+            vec![],
         ),
         (
             epoch(&[(10, 1, 1)]),

@@ -220,6 +220,12 @@ impl LockResolver {
                 }
                 // The primary is not there: not yet, or never. Its absence may only be made final
                 // once it is certain that nobody is about to write it.
+                Some(KeyFailure::TxnNotFound) if rollback_if_not_exist => {
+                    return Err(Error::protocol(format!(
+                        "transaction {} is neither found nor rolled back for good",
+                        lock.txn
+                    )));
+                }
                 Some(KeyFailure::TxnNotFound) => {
                     let now = LowResolution(now.physical_ms());
                     if now.until_expired(lock.txn, lock.ttl_ms) == 0 {
