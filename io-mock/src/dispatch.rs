@@ -14,9 +14,10 @@ use tikv_proto::{errorpb, kvrpcpb, pdpb};
 
 use crate::cluster::Cluster;
 use crate::cluster::failure::{GrpcCode, GrpcError};
+use crate::cluster::lag::StalledRead;
 use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
-use crate::cluster::region_errors::stale_command;
+use crate::cluster::region_errors::{deadline_exceeded, stale_command};
 use crate::cluster::write_end::{End, WritePoint};
 use crate::node::Node;
 
@@ -102,7 +103,34 @@ fn look_at(
                 },
             )
         }
-        other => answer(cluster, now_ms, store, other).map(Answer::Now),
+        other => {
+            // A read may meet a replica that is stuck, and has to be there when it is not any more.
+            let region = (patience == Patience::Some && cluster.may_stall())
+                .then(|| context(&other).map(|context| context.region_id))
+                .flatten();
+            let again = region.map(|region| (region, other.clone()));
+            let answer = answer(cluster, now_ms, store, other)?;
+            let stalled = cluster.take_stalled();
+            Ok(match again.filter(|_| stalled) {
+                Some((region, command)) => {
+                    Answer::Later(cluster.park_read(now_ms, store, region, command))
+                }
+                None => Answer::Now(answer),
+            })
+        }
+    }
+}
+
+/// The answer to a read whose peer is not stuck any more. It may have come too late.
+fn resume(cluster: &mut Cluster, now_ms: u64, read: StalledRead) -> Result<Response, GrpcError> {
+    let limit = context(&read.command).map_or(0, |context| context.max_execution_duration_ms);
+    let late = limit != 0 && now_ms.saturating_sub(read.since_ms) > limit;
+    let refused = late
+        .then(|| refusal(&read.command, deadline_exceeded()))
+        .flatten();
+    match refused {
+        Some(refused) if cluster.is_up(read.store) => Ok(refused),
+        _ => answer(cluster, now_ms, read.store, read.command),
     }
 }
 
@@ -282,7 +310,7 @@ store_calls! {
     GetLockWaitInfo => get_lock_wait_info;
 }
 
-/// Has a store answer a request, or have it wait for a lock if it allows that. Whoever calls this
+/// Has a store answer a request, or have it wait, for a lock or for a replica, if it allows that. Whoever calls this
 /// also calls [`take_woken`]; [`store`] is for those who can't let a request wait.
 ///
 /// # Errors
@@ -304,9 +332,14 @@ pub fn take_woken(
     now_ms: u64,
 ) -> Vec<(Ticket, Result<Response, GrpcError>)> {
     let woken = cluster.take_woken(now_ms).into_iter();
-    woken
+    let mut answers: Vec<_> = woken
         .map(|(ticket, answer)| (ticket, answer.map(Response::PessimisticLock)))
-        .collect()
+        .collect();
+    for read in cluster.take_ready_reads() {
+        let ticket = read.ticket;
+        answers.push((ticket, resume(cluster, now_ms, read)));
+    }
+    answers
 }
 
 /// Whether a client may have region look-ups answered by a member that does not lead. The clients

@@ -212,7 +212,10 @@ async fn stores_refuse_on_demand() {
             "refuse",
             r#"{"error": "server_is_busy", "store": 1, "count": 2}"#,
         ),
-        ("fall_behind", r#"{"region": 4, "store": 2}"#),
+        (
+            "fall_behind",
+            r#"{"region": 4, "store": 2, "entries": 7, "stuck": true}"#,
+        ),
     ] {
         let region = cluster.regions()[0];
         let body = body.replace("\"region\": 4", &format!("\"region\": {region}"));
@@ -225,7 +228,7 @@ async fn stores_refuse_on_demand() {
         assert_eq!(store(1).disk, Disk::AlmostFull);
         assert_eq!(store(2).load.read_wait_ms, 30);
         assert!(store(2).load.scheduler_full && !store(2).load.closing);
-        assert_eq!(store(2).behind.len(), 1);
+        assert!(store(2).behind[&region].stuck);
         let end = (End::Crash, WritePoint::Proposed { survives: false });
         assert_eq!(store(3).ends_write, Some(end));
     });
@@ -245,7 +248,15 @@ async fn stores_refuse_on_demand() {
         [true, true, false]
     );
 
-    let leads = Verb::FallBehind { region, store: 1 };
+    let described = curl(address, "/describe", Some("{}")).await.1;
+    let lagging = &described["state"]["regions"][0]["lagging"];
+    assert_eq!(lagging, &json!({ "2": 7 }));
+    let leads = Verb::FallBehind {
+        region,
+        store: 1,
+        entries: 0,
+        stuck: false,
+    };
     let refused = cluster.control(leads).await;
     assert!(matches!(refused, Err(Refused::Forbidden(_))), "{refused:?}");
     let refuse = |error, count| Verb::Refuse {
@@ -259,10 +270,12 @@ async fn stores_refuse_on_demand() {
         assert_eq!(cluster.control(verb).await, Ok(Outcome::Done));
     }
     assert!(!get(&cluster), "it has been taken back");
-    assert_eq!(
-        cluster.control(Verb::CatchUp { store: 2 }).await,
-        Ok(Outcome::Done)
-    );
+    let catch_up = |region| Verb::CatchUp { store: 2, region };
+    for region in [Some(region), None] {
+        let done = cluster.control(catch_up(region)).await;
+        assert_eq!(done, Ok(Outcome::Done));
+        assert_eq!(cluster.with(|cluster, _| cluster.lagging().count()), 0);
+    }
     let advanced = cluster.control(Verb::AdvanceSafeTs { region }).await;
     assert!(
         matches!(advanced, Ok(Outcome::SafeTs(ts)) if ts > 0),

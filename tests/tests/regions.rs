@@ -282,7 +282,7 @@ fn a_misplaced_request_is_answered_as_by_a_real_cluster() {
         if name == "follower_replica_read" {
             // It had to catch up first, as the stale read after it tells.
             let (id, store) = (symbols.number("R3"), symbols.number("S2"));
-            assert!(cluster.set_peer_state(id, store, |peer| peer.lag = 1));
+            assert!(cluster.lengthen_lag(id, store, 1));
         }
         if name == "not_leader_after_transfer" {
             cluster.transfer_leader(NOW_MS, symbols.number("R1"), 2);

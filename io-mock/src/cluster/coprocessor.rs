@@ -13,7 +13,7 @@ use super::mvcc::error::MvccError;
 use super::mvcc::lock::KeyLock;
 use super::mvcc::read::ScanRange;
 use super::raw_commands::text;
-use super::read_commands::{ReadPlan, asked_leader, leader_rules};
+use super::read_commands::ReadPlan;
 use super::region::StoreId;
 use super::region_checks::Access;
 use super::region_errors::bucket_version_not_match;
@@ -96,16 +96,12 @@ impl Cluster {
         for range in &ranges {
             self.check_memory_range(store, range, &plan.rules(&[]))?;
         }
-        let access = Access::Read(Some(request.start_ts));
-        let region = self.check_region(store, &context, access)?;
-        if let Some(leader) = asked_leader(store, &plan, region) {
-            self.raise_max_ts(now_ms, leader, plan.ts)?;
-            for range in &ranges {
-                self.check_memory_range(leader, range, &leader_rules(&plan))?;
-            }
-            self.note_confirmed(leader, store, context.region_id, plan.ts);
-        }
-        let region = self.check_region(store, &context, access)?;
+        self.get_ready_to_read(now_ms, store, &plan, |cluster, leader, rules| {
+            ranges
+                .iter()
+                .try_for_each(|range| cluster.check_memory_range(leader, range, rules))
+        })?;
+        let region = self.check_region(store, &context, Access::Read(Some(plan.ts)))?;
         let version = match &region.buckets {
             Some(buckets)
                 if context.buckets_version != 0 && context.buckets_version < buckets.version =>
@@ -115,14 +111,14 @@ impl Cluster {
             Some(buckets) => buckets.version,
             None => 0,
         };
-        let reader = self.reader(region);
+        let reader = self.reader(store, region);
         let rules = plan.rules(&[]);
         for range in &ranges {
             let (start, end) = reader.clip(
                 &range.lower.clone().unwrap_or_default(),
                 &range.upper.clone().unwrap_or_default(),
             );
-            for (key, lock) in self.engine.locks(&start, &end) {
+            for (key, lock) in reader.engine.locks(&start, &end) {
                 if let KeyLock::Exclusive(lock) = lock
                     && !context.committed_locks.contains(&lock.start_ts)
                 {
@@ -141,7 +137,7 @@ impl Cluster {
         request: RawCoprocessorRequest,
     ) -> RawCoprocessorResponse {
         let context = request.context.clone().unwrap_or_default();
-        if let Err(error) = self.check_region(store, &context, Access::Read(None)) {
+        if let Err(error) = self.get_ready(store, &context) {
             return RawCoprocessorResponse {
                 region_error: Some(error),
                 ..RawCoprocessorResponse::default()

@@ -133,12 +133,12 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The values of keys in `[start, end)` as of a version, past all locks and regions. An empty
-    /// end is no end.
+    /// The values of keys in `[start, end)` as of a version, past all locks and regions, as far as
+    /// the store has applied them. An empty end is no end.
     pub fn scan(&self, version: u64, start: &[u8], end: &[u8]) -> Vec<(Bytes, Bytes)> {
         let (no_locks, open) = (BTreeMap::new(), Bytes::new());
         let everything = Reader {
-            engine: self.cluster.engine(),
+            engine: self.cluster.engine().on(self.store),
             memory: &no_locks,
             region_id: 0,
             start: &open,

@@ -186,6 +186,7 @@ impl Cluster {
             // What only the leader holds is gone, without a trace.
             region.memory_locks.clear();
         }
+        self.note_entry(id);
         if self.config.heartbeat_at_once {
             self.pd_heartbeat(id);
         }

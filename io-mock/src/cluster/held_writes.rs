@@ -109,10 +109,13 @@ impl Cluster {
                 return;
             }
         }
-        self.apply_raw(changes);
+        self.apply_raw(id, changes);
     }
 
-    fn apply_raw(&mut self, changes: Vec<RawChange>) {
+    fn apply_raw(&mut self, id: RegionId, changes: Vec<RawChange>) {
+        if !changes.is_empty() {
+            self.note_entry(id);
+        }
         for RawChange { cf, key, value } in changes {
             match value {
                 Some(value) => self.engine.put_raw(cf, key, value),
@@ -139,7 +142,7 @@ impl Cluster {
                 .map(|(key, _)| key.clone())
                 .collect();
             self.apply_and_wake(now_ms, store, id, changes);
-            self.apply_raw(raw);
+            self.apply_raw(id, raw);
             if let Some(store) = self.stores.get_mut(&store) {
                 for key in &published {
                     store.memory_locks.remove(key);

@@ -7,6 +7,7 @@ use tikv_proto::kvrpcpb::{CommandPri, Context};
 use super::Cluster;
 use super::region::StoreId;
 use super::region_checks::RegionError;
+use super::region_errors::deadline_exceeded;
 
 /// What a store has to do beside the request at hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,11 +104,7 @@ fn check_deadline(context: &Context, wait_ms: u32) -> Result<(), RegionError> {
     if limit == 0 || u64::from(wait_ms) <= limit {
         return Ok(());
     }
-    Err(errorpb::Error {
-        message: "Deadline is exceeded".to_owned(),
-        ..busy_because("deadline is exceeded")
-    }
-    .into())
+    Err(deadline_exceeded().into())
 }
 
 fn check_closing(load: Load) -> Result<(), RegionError> {

@@ -14,7 +14,7 @@
 //! | keys | [`key`] |
 //! | versions, locks and their rules | [`mvcc`] |
 //! | regions, who may serve a request, and how regions change | [`region`], [`memory_locks`], [`region_checks`], [`region_errors`], [`region_admin`], [`peer_changes`] |
-//! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`injection`] |
+//! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`lag`], [`injection`] |
 //! | where in its life a write is when something happens | [`held_writes`], [`write_end`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
 //! | raw commands | [`raw_commands`], [`raw_scan`] |
@@ -36,6 +36,7 @@ mod garbage;
 pub mod held_writes;
 pub mod injection;
 pub mod key;
+pub mod lag;
 pub mod load;
 pub mod lock_wait;
 pub mod memory_locks;
@@ -74,6 +75,7 @@ use tikv_proto::metapb;
 
 use self::extension::Extended;
 use self::injection::Injection;
+use self::lag::StalledReads;
 use self::lock_wait::LockWaits;
 use self::lock_wait::waking::Woken;
 use self::mistakes::Mistake;
@@ -158,6 +160,8 @@ pub struct Cluster {
     mistakes: Vec<Mistake>,
     /// Garbage has been collected up to here.
     collected: u64,
+    /// Reads that wait for their peers to catch up.
+    stalled_reads: StalledReads,
 }
 
 impl Cluster {
@@ -209,6 +213,7 @@ impl Cluster {
             injections: Vec::new(),
             mistakes: Vec::new(),
             collected: 0,
+            stalled_reads: StalledReads::default(),
         }
     }
 

@@ -50,7 +50,8 @@ impl Cluster {
             .filter(|store| region.peer_on(*store).is_none())
             .map(|store| (store, self.pd.alloc_id()))
             .collect();
-        self.change_epoch(now_ms, id, |region, epoch| {
+        let stores: Vec<StoreId> = new.iter().map(|(store, _)| *store).collect();
+        let changed = self.change_epoch(now_ms, id, |region, epoch| {
             for (store_id, peer_id) in new {
                 region.meta.peers.push(Peer {
                     id: peer_id,
@@ -63,7 +64,11 @@ impl Cluster {
                 apply(region, *change);
             }
             epoch.conf_ver += changes.len() as u64;
-        })
+        });
+        for store in stores {
+            self.catch_up_around(id, store);
+        }
+        changed
     }
 
     /// Has a region leave the state between two configurations. `false` if it is in none, or if its

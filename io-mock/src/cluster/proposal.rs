@@ -6,7 +6,7 @@ use tikv_proto::metapb::PeerRole;
 use super::Cluster;
 use super::region::{Region, StoreId};
 use super::region_checks::RegionError;
-use super::region_errors::{disk_full, entry_too_large, not_leader, proposal_in_merging_mode};
+use super::region_errors::{disk_full, entry_too_large, proposal_in_merging_mode, unknown_leader};
 use super::store::Disk;
 
 /// The largest raft entry.
@@ -55,12 +55,7 @@ impl Cluster {
             return Err(entry_too_large(id, size as u64).into());
         }
         if region.transferring {
-            let unknown = Region {
-                leader: None,
-                meta: region.meta.clone(),
-                ..Region::default()
-            };
-            return Err(not_leader(&unknown).into());
+            return Err(unknown_leader(id).into());
         }
         self.check_disks(store, context, region)?;
         self.check_proposal_load(store)

@@ -73,7 +73,7 @@ impl Cluster {
         }
         let region = self.check_region(store, &context, Access::ReadLeader)?;
         let (locks, _) =
-            self.reader(region)
+            self.reader(store, region)
                 .scan_locks(&start, &end, request.limit as usize, |lock| {
                     lock.start_ts <= request.max_version
                 });
@@ -126,6 +126,7 @@ impl Cluster {
         if request.notify_only || self.note_proposal(store) {
             return Ok(());
         }
+        self.note_entry(context.region_id);
         // Locks that only the leader holds are out of reach of a range deletion.
         self.engine.delete_range(&start, &end);
         Ok(())
@@ -152,7 +153,7 @@ impl Cluster {
             };
         }
         self.engine
-            .delete_range(&request.start_key, &request.end_key);
+            .destroy_range(&request.start_key, &request.end_key);
         UnsafeDestroyRangeResponse::default()
     }
 
@@ -166,9 +167,10 @@ impl Cluster {
         let context = request.context.clone().unwrap_or_default();
         let key = Key::from_user(&request.key);
         let result = self
-            .check_region(store, &context, Access::Read(None))
+            .get_ready(store, &context)
+            .and_then(|()| self.check_region(store, &context, Access::Read(None)))
             .map(|region| {
-                let reader = self.reader(region);
+                let reader = self.reader(store, region);
                 match reader.contains(key.encoded()) {
                     true => Ok(debug::info(&reader, &key)),
                     false => Err(reader.outside(key.encoded())),
@@ -198,7 +200,9 @@ impl Cluster {
         request: MvccGetByStartTsRequest,
     ) -> MvccGetByStartTsResponse {
         let context = request.context.clone().unwrap_or_default();
-        let region = match self.check_region(store, &context, Access::Read(None)) {
+        let ready = self.get_ready(store, &context);
+        let access = Access::Read(None);
+        let region = match ready.and_then(|()| self.check_region(store, &context, access)) {
             Ok(region) => region,
             Err(error) => {
                 return MvccGetByStartTsResponse {
@@ -208,7 +212,8 @@ impl Cluster {
             }
         };
         let (start, end) = (&region.meta.start_key, &region.meta.end_key);
-        let found = self.engine.histories(start, end).find(|(_, history)| {
+        let histories = self.engine.on(store).histories(start, end);
+        let found = histories.into_iter().find(|(_, history)| {
             history
                 .from(u64::MAX)
                 .any(|(_, write)| write.start_ts == request.start_ts)
@@ -216,7 +221,7 @@ impl Cluster {
         match found {
             Some((key, _)) => MvccGetByStartTsResponse {
                 key: key.to_user(),
-                info: Some(Box::new(debug::info(&self.reader(region), key))),
+                info: Some(Box::new(debug::info(&self.reader(store, region), key))),
                 ..MvccGetByStartTsResponse::default()
             },
             None => MvccGetByStartTsResponse {

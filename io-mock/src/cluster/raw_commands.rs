@@ -110,9 +110,23 @@ impl Cluster {
         }
     }
 
-    pub(super) fn raw_region(&self, store: StoreId, context: &Context) -> Result<&Region, Failure> {
+    /// Has the peer that a raw read is for get ready to serve it.
+    pub(super) fn get_ready_for_raw(
+        &mut self,
+        store: StoreId,
+        context: &Context,
+    ) -> Result<(), Failure> {
         self.check_read_load(store, context)?;
-        Ok(self.check_region(store, context, Access::Read(None))?)
+        Ok(self.get_ready(store, context)?)
+    }
+
+    /// The region for a raw read, after its peer got ready.
+    pub(super) fn raw_region(
+        &self,
+        store: StoreId,
+        context: &Context,
+    ) -> Result<&Region, RegionError> {
+        self.check_region(store, context, Access::Read(None))
     }
 
     /// The region for a raw write of a size. A raw write passes a disk that is almost full.
@@ -145,16 +159,18 @@ impl Cluster {
     fn raw_alive(
         &self,
         now_ms: u64,
+        store: StoreId,
         region: &Region,
         cf: ColumnFamily,
         stored: &Bytes,
     ) -> Result<Option<&RawValue>, Failure> {
         if !region.contains(stored) {
-            let outside = self.reader(region).outside(stored);
+            let outside = self.reader(store, region).outside(stored);
             return Err(text(format!("unknown error \"{outside}\"")));
         }
         Ok(self
             .engine
+            .on(store)
             .raw(cf, stored)
             .filter(|value| is_alive(value, now_ms)))
     }
@@ -187,7 +203,7 @@ impl Cluster {
     }
 
     fn try_raw_get(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawGetRequest,
@@ -195,10 +211,11 @@ impl Cluster {
         let context = request.context.clone().unwrap_or_default();
         self.raw_check(&context, "raw_get")
             .keys([request.key.as_ref()])?;
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
         let cf = format.cf(&request.cf)?;
-        let value = self.raw_alive(now_ms, region, cf, &format.stored(&request.key))?;
+        let value = self.raw_alive(now_ms, store, region, cf, &format.stored(&request.key))?;
         Ok(value.map(|value| value.value.clone()))
     }
 
@@ -217,7 +234,7 @@ impl Cluster {
     }
 
     fn try_raw_batch_get(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawBatchGetRequest,
@@ -225,12 +242,13 @@ impl Cluster {
         let context = request.context.clone().unwrap_or_default();
         self.raw_check(&context, "raw_batch_get")
             .keys(request.keys.iter().map(AsRef::as_ref))?;
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
         let cf = format.cf(&request.cf)?;
         let mut pairs = Vec::new();
         for key in &request.keys {
-            match self.raw_alive(now_ms, region, cf, &format.stored(key)) {
+            match self.raw_alive(now_ms, store, region, cf, &format.stored(key)) {
                 Ok(None) => {}
                 Ok(Some(found)) => pairs.push(KvPair {
                     key: key.clone(),
@@ -277,7 +295,7 @@ impl Cluster {
     }
 
     fn try_raw_ttl(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawGetKeyTtlRequest,
@@ -285,6 +303,7 @@ impl Cluster {
         let context = request.context.clone().unwrap_or_default();
         self.raw_check(&context, "raw_get_key_ttl")
             .keys([request.key.as_ref()])?;
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
         let cf = format.cf(&request.cf)?;
@@ -294,9 +313,10 @@ impl Cluster {
             )));
         }
         let stored = format.stored(&request.key);
-        self.raw_alive(now_ms, region, cf, &stored)?;
+        self.raw_alive(now_ms, store, region, cf, &stored)?;
         Ok(self
             .engine
+            .on(store)
             .raw(cf, &stored)
             .and_then(|value| match value.expires_at {
                 // A deletion mark never expires, and the server takes it for a value here.
@@ -552,6 +572,7 @@ impl Cluster {
         if self.note_proposal(store) {
             return Ok(());
         }
+        self.note_entry(context.region_id);
         self.engine.delete_raw_range(cf, &start, &end);
         Ok(())
     }
@@ -601,7 +622,7 @@ impl Cluster {
         let region = self.check_region(store, &context, Access::Write)?;
         self.check_causal(region)?;
         let stored = format.stored(&request.key);
-        let found = self.raw_alive(now_ms, region, cf, &stored)?;
+        let found = self.raw_alive(now_ms, store, region, cf, &stored)?;
         let previous = found.map(|value| value.value.clone());
         let expected = (!request.previous_not_exist).then_some(&request.previous_value);
         if previous.as_ref() != expected {

@@ -10,14 +10,18 @@ use super::Cluster;
 use super::checksum::crc64;
 use super::failure::Failure;
 use super::mvcc::engine::{ColumnFamily, RawValue};
+use super::mvcc::reader::Reader;
 use super::raw_commands::{is_alive, pairs, text, texts};
-use super::region::{Region, StoreId};
+use super::region::StoreId;
 
-/// A range of stored keys to scan.
+/// A range of stored keys to scan, and what is wanted of it.
 struct RawRange {
+    cf: ColumnFamily,
     start: Bytes,
     end: Bytes,
     reverse: bool,
+    limit: usize,
+    key_only: bool,
 }
 
 impl Cluster {
@@ -33,7 +37,7 @@ impl Cluster {
     }
 
     fn try_raw_scan(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawScanRequest,
@@ -41,42 +45,35 @@ impl Cluster {
         let context = request.context.clone().unwrap_or_default();
         let check = self.raw_check(&context, "raw_scan");
         check.range(&request.start_key, &request.end_key)?;
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
-        let cf = format.cf(&request.cf)?;
         let range = RawRange {
+            cf: format.cf(&request.cf)?,
             start: format.stored(&request.start_key),
             end: format.stored_end(&request.end_key),
             reverse: request.reverse,
+            limit: request.limit as usize,
+            key_only: request.key_only,
         };
-        let limit = request.limit as usize;
-        Ok(self.scan_raw(now_ms, region, cf, &range, limit, request.key_only))
+        Ok(self.scan_raw(now_ms, &self.reader(store, region), &range))
     }
 
-    fn scan_raw(
-        &self,
-        now_ms: u64,
-        region: &Region,
-        cf: ColumnFamily,
-        range: &RawRange,
-        limit: usize,
-        key_only: bool,
-    ) -> Vec<KvPair> {
+    fn scan_raw(&self, now_ms: u64, reader: &Reader<'_>, range: &RawRange) -> Vec<KvPair> {
         let format = self.raw_format();
         let pair = |(key, value): (&Bytes, &RawValue)| KvPair {
             key: format.user(key),
-            value: if key_only {
-                Bytes::new()
-            } else {
-                value.value.clone()
+            value: match range.key_only {
+                true => Bytes::new(),
+                false => value.value.clone(),
             },
             ..KvPair::default()
         };
         let alive = |(_, value): &(&Bytes, &RawValue)| is_alive(value, now_ms);
-        let reader = self.reader(region);
+        let limit = range.limit;
         if !range.reverse {
             let (start, end) = reader.clip(&range.start, &range.end);
-            let found = self.engine.raw_range(cf, &start, &end);
+            let found = reader.engine.raw_range(range.cf, &start, &end);
             return found.filter(alive).take(limit).map(pair).collect();
         }
         // Downwards from an empty key there is nothing, unlike upwards to one.
@@ -84,7 +81,7 @@ impl Cluster {
             return Vec::new();
         }
         let (start, end) = reader.clip(&range.end, &range.start);
-        let found = self.engine.raw_range(cf, &start, &end);
+        let found = reader.engine.raw_range(range.cf, &start, &end);
         found.rev().filter(alive).take(limit).map(pair).collect()
     }
 
@@ -100,7 +97,7 @@ impl Cluster {
     }
 
     fn try_raw_batch_scan(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawBatchScanRequest,
@@ -111,6 +108,7 @@ impl Cluster {
         for range in &request.ranges {
             check.range(&range.start_key, &range.end_key)?;
         }
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
         let cf = format.cf(&request.cf)?;
@@ -127,14 +125,17 @@ impl Cluster {
             return Err(text("Error(Other(\"Invalid KeyRanges\"))"));
         }
         let mut found = Vec::new();
+        let reader = self.reader(store, region);
         for (start, end) in ranges {
             let range = RawRange {
+                cf,
                 start: format.stored(&start),
                 end: format.stored_end(&end),
                 reverse: request.reverse,
+                limit: request.each_limit as usize,
+                key_only: request.key_only,
             };
-            let limit = request.each_limit as usize;
-            found.extend(self.scan_raw(now_ms, region, cf, &range, limit, request.key_only));
+            found.extend(self.scan_raw(now_ms, &reader, &range));
         }
         Ok(found)
     }
@@ -160,7 +161,7 @@ impl Cluster {
     }
 
     fn try_raw_checksum(
-        &self,
+        &mut self,
         now_ms: u64,
         store: StoreId,
         request: &RawChecksumRequest,
@@ -177,17 +178,21 @@ impl Cluster {
         for range in &request.ranges {
             check.range(&range.start_key, &range.end_key)?;
         }
+        self.get_ready_for_raw(store, &context)?;
         let region = self.raw_region(store, &context)?;
         let format = self.raw_format();
+        let reader = self.reader(store, region);
         let mut response = RawChecksumResponse::default();
         for range in &request.ranges {
             let range = RawRange {
+                cf: ColumnFamily::Default,
                 start: format.stored(&range.start_key),
                 end: format.stored_end(&range.end_key),
                 reverse: false,
+                limit: usize::MAX,
+                key_only: false,
             };
-            let cf = ColumnFamily::Default;
-            for pair in self.scan_raw(now_ms, region, cf, &range, usize::MAX, false) {
+            for pair in self.scan_raw(now_ms, &reader, &range) {
                 response.checksum ^= crc64(&[&pair.key, &pair.value]);
                 response.total_kvs += 1;
                 response.total_bytes += (pair.key.len() + pair.value.len()) as u64;

@@ -18,7 +18,7 @@ use super::mvcc::error::MvccError;
 use super::mvcc::lock::ReadRules;
 use super::mvcc::read::{Entry, Row, ScanRange, Wanted, get, get_flushed, scan};
 use super::mvcc::reader::Reader;
-use super::region::{Region, StoreId};
+use super::region::StoreId;
 use super::region_checks::Access;
 
 /// A read's way to its data.
@@ -205,19 +205,17 @@ impl Cluster {
         };
         check.keys(keys.iter().map(|key| key.encoded().as_ref()))?;
         self.raise_for_read(now_ms, store, plan)?;
+        // Committed transactions have no lock under way, so these are not read through.
+        let rules = plan.rules(&[]);
         for key in keys {
-            self.check_memory_lock(store, plan, key)?;
+            self.check_memory_lock(store, key, &rules)?;
         }
+        self.get_ready_to_read(now_ms, store, plan, |cluster, leader, rules| {
+            keys.iter()
+                .try_for_each(|key| cluster.check_memory_lock(leader, key, rules))
+        })?;
         let region = self.check_region(store, plan.context, Access::Read(Some(plan.ts)))?;
-        if let Some(leader) = asked_leader(store, plan, region) {
-            self.raise_max_ts(now_ms, leader, plan.ts)?;
-            for key in keys {
-                self.check_leader_lock(leader, plan, key)?;
-            }
-            self.note_confirmed(leader, store, plan.context.region_id, plan.ts);
-        }
-        let region = self.check_region(store, plan.context, Access::Read(Some(plan.ts)))?;
-        Ok(read(&self.reader(region), keys))
+        Ok(read(&self.reader(store, region), keys))
     }
 
     pub(super) fn raise_for_read(
@@ -242,34 +240,13 @@ impl Cluster {
     fn check_memory_lock(
         &self,
         store: StoreId,
-        plan: &ReadPlan<'_>,
         key: &Key,
+        rules: &ReadRules<'_>,
     ) -> Result<(), MvccError> {
         let lock = self
             .store(store)
             .and_then(|store| store.memory_locks.get(key));
-        match lock {
-            // Committed transactions have no lock under way, so these are not read through.
-            Some(lock) => lock.check_read(key, &plan.rules(&[])),
-            None => Ok(()),
-        }
-    }
-
-    /// A leader that confirms a replica's read knows neither the locks it may bypass nor whether
-    /// the key is a primary.
-    fn check_leader_lock(
-        &self,
-        leader: StoreId,
-        plan: &ReadPlan<'_>,
-        key: &Key,
-    ) -> Result<(), MvccError> {
-        let lock = self
-            .store(leader)
-            .and_then(|store| store.memory_locks.get(key));
-        match lock {
-            Some(lock) => lock.check_read(key, &leader_rules(plan)),
-            None => Ok(()),
-        }
+        lock.map_or(Ok(()), |lock| lock.check_read(key, rules))
     }
 
     /// Scans a range in either direction.
@@ -334,20 +311,16 @@ impl Cluster {
         };
         self.raise_for_read(now_ms, store, &plan)?;
         self.check_memory_range(store, &range, &plan.rules(&[]))?;
-        let access = Access::Read(Some(plan.ts));
-        let region = self.check_region(store, &context, access)?;
-        if let Some(leader) = asked_leader(store, &plan, region) {
-            self.raise_max_ts(now_ms, leader, plan.ts)?;
-            self.check_memory_range(leader, &range, &leader_rules(&plan))?;
-            self.note_confirmed(leader, store, context.region_id, plan.ts);
-        }
-        let region = self.check_region(store, &context, access)?;
+        self.get_ready_to_read(now_ms, store, &plan, |cluster, leader, rules| {
+            cluster.check_memory_range(leader, &range, rules)
+        })?;
+        let region = self.check_region(store, &context, Access::Read(Some(plan.ts)))?;
         let wanted = Wanted {
             commit_ts: false,
             key_only: request.key_only,
         };
         let rules = plan.rules(&context.committed_locks);
-        Ok(scan(&self.reader(region), &range, &rules, wanted)?)
+        Ok(scan(&self.reader(store, region), &range, &rules, wanted)?)
     }
 
     pub(super) fn check_memory_range(
@@ -374,24 +347,6 @@ impl Cluster {
     }
 }
 
-/// The leader's store, if this read must be confirmed there because a replica serves it that does
-/// not know whether it has everything. A read that minds no locks has nothing to ask but how far to
-/// apply.
-pub(super) fn asked_leader(
-    store: StoreId,
-    plan: &ReadPlan<'_>,
-    region: &Region,
-) -> Option<StoreId> {
-    let stale = plan.context.stale_read && plan.ts != 0;
-    let minds_locks = plan.context.isolation_level() == IsolationLevel::Si;
-    let asks = plan.context.replica_read
-        && !stale
-        && minds_locks
-        && !region.is_complete_on(store, plan.ts);
-    let leader = asks.then_some(region.leader)?;
-    leader.filter(|&leader| leader != store)
-}
-
 /// A replica can't tell whether there is anything newer.
 fn check_isolation(context: &Context) -> Result<(), MvccError> {
     let checks = context.isolation_level() == IsolationLevel::RcCheckTs;
@@ -401,16 +356,6 @@ fn check_isolation(context: &Context) -> Result<(), MvccError> {
         ));
     }
     Ok(())
-}
-
-pub(super) fn leader_rules<'a>(plan: &ReadPlan<'a>) -> ReadRules<'a> {
-    ReadRules {
-        ts: plan.ts,
-        isolation: IsolationLevel::Si,
-        bypass: &[],
-        access: &[],
-        replica: true,
-    }
 }
 
 fn row_pair(row: Row) -> KvPair {

@@ -1,7 +1,7 @@
 //! Regions and their map: who holds which range, at which epoch, and who leads it.
 //!
-//! One view for all stores: a change of a region is known to each of its peers at once. What PD
-//! believes is another matter and lives in `pd`.
+//! One view for all stores: a change of a region is known to each of its peers at once, unless one has
+//! [fallen behind](super::lag). What PD believes is another matter and lives in `pd`.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +58,6 @@ pub struct Region {
 /// What may be out of the ordinary about one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerState {
-    /// How many entries of the log are applied at the leader and not yet here.
-    pub lag: u64,
     /// Its timestamp for stale reads stands still here while others go on.
     pub safe_ts_stuck: Option<u64>,
     /// Its store has been started since it last heard how far stale reads may go.
@@ -100,6 +98,26 @@ impl Region {
     /// What is out of the ordinary about the peer on a store.
     pub fn peer_state(&self, store: StoreId) -> PeerState {
         self.peer_states.get(&store).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn set_peer_state(&mut self, store: StoreId, state: PeerState) {
+        match state == PeerState::default() {
+            true => self.peer_states.remove(&store),
+            false => self.peer_states.insert(store, state),
+        };
+    }
+
+    /// The region as it is when it has been prepared for being merged into another.
+    pub(super) fn prepared_to_merge(&self) -> metapb::Region {
+        let mut epoch = self.epoch();
+        if !self.merging {
+            epoch.version += 1;
+            epoch.conf_ver += 1;
+        }
+        metapb::Region {
+            region_epoch: Some(epoch),
+            ..self.meta.clone()
+        }
     }
 
     /// Timestamp up to which the peer on a store answers stale reads. A peer that is taking over a

@@ -93,14 +93,16 @@ impl Cluster {
         }
         self.apply_held(now_ms, source);
         self.apply_held(now_ms, target);
+        self.catch_up_for_merge(source, target);
         let (Some(source), Some(mut merged)) =
             (self.regions.remove(source), self.regions.remove(target))
         else {
             return false;
         };
         let mut epoch = merged.epoch();
-        // Preparing the merge has raised the source's version by one.
-        epoch.version = epoch.version.max(source.epoch().version + 1) + 1;
+        let prepared = source.prepared_to_merge().region_epoch;
+        let source_version = prepared.map_or(0, |epoch| epoch.version);
+        epoch.version = epoch.version.max(source_version) + 1;
         merged.meta.region_epoch = Some(epoch);
         if source_is_left {
             merged.meta.start_key = source.meta.start_key;
@@ -194,9 +196,7 @@ impl Cluster {
 
     /// Who leads has applied everything before it serves.
     fn learn_leading(&mut self, id: RegionId, store: StoreId) {
-        if let Some(store) = self.stores.get_mut(&store) {
-            store.behind.remove(&id);
-        }
+        self.catch_up_around(id, store);
         if let Some(region) = self.regions.get_mut(id) {
             region.peer_states.remove(&store);
         }
@@ -313,6 +313,7 @@ impl Cluster {
             });
             epoch.conf_ver += 1;
         });
+        self.catch_up_around(id, store_id);
         peer_id
     }
 
@@ -402,6 +403,9 @@ impl Cluster {
     }
 
     fn note_regions(&mut self, _now_ms: u64, ids: &[RegionId]) {
+        for &id in ids {
+            self.note_entry(id);
+        }
         if self.config.heartbeat_at_once {
             for &id in ids {
                 self.pd_heartbeat(id);

@@ -34,6 +34,13 @@ pub fn not_leader(region: &Region) -> errorpb::Error {
     }
 }
 
+/// The peer asked does not lead and knows nobody who does.
+pub fn unknown_leader(region_id: u64) -> errorpb::Error {
+    let mut region = Region::default();
+    region.meta.id = region_id;
+    not_leader(&region)
+}
+
 /// A key outside the region, met where the request's keys are checked one by one.
 pub fn key_not_in_region(region: &metapb::Region, key: &bytes::Bytes) -> errorpb::Error {
     errorpb::Error {
@@ -61,6 +68,18 @@ pub fn entry_too_large(region_id: u64, entry_size: u64) -> errorpb::Error {
         raft_entry_too_large: Some(errorpb::RaftEntryTooLarge {
             region_id,
             entry_size,
+        }),
+        ..errorpb::Error::default()
+    }
+}
+
+/// The time that the request allows has passed.
+pub fn deadline_exceeded() -> errorpb::Error {
+    errorpb::Error {
+        message: "Deadline is exceeded".to_owned(),
+        server_is_busy: Some(errorpb::ServerIsBusy {
+            reason: "deadline is exceeded".to_owned(),
+            ..errorpb::ServerIsBusy::default()
         }),
         ..errorpb::Error::default()
     }

@@ -1,45 +1,27 @@
-//! What a peer that does not lead may serve, and peers that have fallen behind.
+//! What a peer that does not lead may serve.
 //!
 //! Stale reads are served up to the peer's own timestamp; other reads once the leader has said
-//! where it stands. How long that takes is not here: a peer has either caught up when it is asked,
-//! or is so far behind that it says so.
+//! where it stands and the peer has applied that much. A peer that [lags](super::lag) catches up for
+//! that at once, unless it is told not to, or is so far behind that it says so.
 
-use tikv_proto::kvrpcpb::Context;
+use tikv_proto::kvrpcpb::{Context, IsolationLevel};
 use tikv_proto::metapb;
 
 use super::Cluster;
+use super::failure::Failure;
 use super::key::Key;
+use super::mvcc::error::MvccError;
+use super::mvcc::lock::ReadRules;
+use super::read_commands::ReadPlan;
 use super::region::{PeerState, Region, RegionId, StoreId};
 use super::region_checks::{Access, RegionError};
 use super::region_errors::{
     data_is_not_ready, disk_full, not_leader, read_index_not_ready, region_not_initialized,
+    unknown_leader,
 };
 use super::store::Disk;
 
-/// From this many entries on, a replica says that it is behind instead of waiting.
-const LOG_GAP_MAX: u64 = 100;
-
 impl Cluster {
-    /// The region as the peer on a store knows it.
-    pub(super) fn region_on(&self, store: StoreId, id: RegionId) -> Option<&Region> {
-        let behind = &self.stores.get(&store)?.behind;
-        if behind.is_empty() {
-            return self.regions.get(id);
-        }
-        if let Some(old) = behind.get(&id) {
-            return Some(old);
-        }
-        let region = self.regions.get(id)?;
-        if region.leader == Some(store) {
-            return Some(region);
-        }
-        // Born of one that has not split here yet.
-        let unborn = behind
-            .values()
-            .any(|old| old.contains(&region.meta.start_key));
-        (!unborn).then_some(region)
-    }
-
     /// A peer that does not lead serves stale reads it is ready for, and replica reads if there is
     /// a leader to ask.
     pub(super) fn check_replica(
@@ -73,61 +55,79 @@ impl Cluster {
             let safe_ts = region.safe_ts_on(store);
             return Err(data_is_not_ready(id, peer.id, safe_ts).into());
         }
-        self.check_read_index(store, context, state)
+        self.check_read_index(store, region)
     }
 
-    /// Whether a replica can find out where the leader stands, and gets there.
-    fn check_read_index(
-        &self,
-        store: StoreId,
-        context: &Context,
-        state: PeerState,
-    ) -> Result<(), RegionError> {
-        // The leader answers for the region as it is now.
-        let Some(region) = self.regions.get(context.region_id) else {
-            return Ok(());
-        };
-        let id = region.meta.id;
+    /// Whether a replica can find out where the leader stands.
+    fn check_read_index(&self, store: StoreId, known: &Region) -> Result<(), RegionError> {
+        let id = known.meta.id;
         let disk = self.stores.get(&store).map(|store| store.disk);
         if disk.is_some_and(|disk| disk != Disk::Normal) {
             let reason = "read index failed: the disk of the replica is full".to_owned();
             return Err(disk_full(vec![store], reason).into());
         }
-        if region.leader.is_none() {
-            return Err(not_leader(region).into());
-        }
+        // The leader answers for the region as it is now; one that has been merged has none.
+        let region = self.regions.get(id);
+        let Some(region) = region.filter(|region| region.leader.is_some()) else {
+            return Err(unknown_leader(id).into());
+        };
         if region.splitting {
             return Err(read_index_not_ready(id, "can not read index due to split").into());
         }
-        if region.merging {
+        if region.merging || known.merging {
             return Err(read_index_not_ready(id, "can not read index due to merge").into());
-        }
-        if state.lag >= LOG_GAP_MAX {
-            let reason = "applied index fail behind read index too long";
-            return Err(read_index_not_ready(id, reason).into());
-        }
-        let sent = context.region_epoch.unwrap_or_default();
-        if self.is_behind(store, id) && sent.version != region.epoch().version {
-            // It has applied the region's changes by the time it would answer.
-            return Err(self.epoch_not_match(store, region, context).into());
         }
         Ok(())
     }
 
+    /// Has the peer that a read is for get ready to serve it. A replica that does not know whether
+    /// it has everything asks its leader, where the read leaves its version and must meet none of
+    /// the locks under way, and then applies what the leader has.
+    pub(super) fn get_ready_to_read(
+        &mut self,
+        now_ms: u64,
+        store: StoreId,
+        plan: &ReadPlan<'_>,
+        meets_lock: impl FnOnce(&Self, StoreId, &ReadRules<'_>) -> Result<(), MvccError>,
+    ) -> Result<(), Failure> {
+        let access = Access::Read(Some(plan.ts));
+        let region = self.check_region(store, plan.context, access)?;
+        if !must_ask(store, plan.context, region, Some(plan.ts)) {
+            return Ok(());
+        }
+        let id = region.meta.id;
+        let leader = self.regions.get(id).and_then(|region| region.leader);
+        // A read that minds no locks has nothing to ask but how far to apply.
+        let minds_locks = plan.context.isolation_level() == IsolationLevel::Si;
+        if let Some(leader) = leader.filter(|_| minds_locks) {
+            self.raise_max_ts(now_ms, leader, plan.ts)?;
+            meets_lock(self, leader, &leader_rules(plan))?;
+            self.note_confirmed(leader, store, id, plan.ts);
+        }
+        Ok(self.apply_up_to_leader(store, id)?)
+    }
+
+    /// The same for a read that names no version.
+    pub(super) fn get_ready(
+        &mut self,
+        store: StoreId,
+        context: &Context,
+    ) -> Result<(), RegionError> {
+        let region = self.check_region(store, context, Access::Read(None))?;
+        if !must_ask(store, context, region, None) {
+            return Ok(());
+        }
+        let id = region.meta.id;
+        self.apply_up_to_leader(store, id)
+    }
+
     /// A leader has confirmed a replica's read at a version. If it knew of no lock under way in the
     /// whole region, and the replica need not catch up, that has everything up to there.
-    pub(super) fn note_confirmed(
-        &mut self,
-        leader: StoreId,
-        store: StoreId,
-        id: RegionId,
-        ts: u64,
-    ) {
+    fn note_confirmed(&mut self, leader: StoreId, store: StoreId, id: RegionId, ts: u64) {
         if ts == u64::MAX || self.is_behind(store, id) {
             return;
         }
-        let keeps_up = |region: &&Region| !region.merging && region.peer_state(store).lag == 0;
-        let Some(region) = self.regions.get(id).filter(keeps_up) else {
+        let Some(region) = self.regions.get(id).filter(|region| !region.merging) else {
             return;
         };
         let start = Key::from_encoded(region.meta.start_key.clone());
@@ -141,40 +141,6 @@ impl Cluster {
         if let Some(region) = self.regions.get_mut(id) {
             let confirmed = region.confirmed_ts.entry(store).or_default();
             *confirmed = ts.max(*confirmed);
-        }
-    }
-
-    fn is_behind(&self, store: StoreId, id: RegionId) -> bool {
-        let store = self.stores.get(&store);
-        store.is_some_and(|store| store.behind.contains_key(&id))
-    }
-
-    /// Has the peer on a store fall behind: it knows the region, its leader and its timestamp for
-    /// stale reads as they are now, until it [catches up](Cluster::catch_up). `false` if the store
-    /// has no such peer, or if it leads: a leader knows what it did.
-    pub fn fall_behind(&mut self, id: RegionId, store: StoreId) -> bool {
-        let Some(region) = self.regions.get(id) else {
-            return false;
-        };
-        if region.leader == Some(store) || region.peer_on(store).is_none() {
-            return false;
-        }
-        let mut old = region.clone();
-        old.memory_locks.clear();
-        old.held_writes.clear();
-        match self.stores.get_mut(&store) {
-            Some(store) => {
-                store.behind.entry(id).or_insert(old);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Has all peers on a store know the regions as they are.
-    pub fn catch_up(&mut self, store: StoreId) {
-        if let Some(store) = self.stores.get_mut(&store) {
-            store.behind.clear();
         }
     }
 
@@ -198,12 +164,31 @@ impl Cluster {
         if was_whole == state.applying_snapshot {
             region.confirmed_ts.remove(&store);
         }
-        if state == PeerState::default() {
-            region.peer_states.remove(&store);
-        } else {
-            region.peer_states.insert(store, state);
+        region.set_peer_state(store, state.clone());
+        if let Some(behind) = self.behind_mut(store, id) {
+            behind.region.set_peer_state(store, state);
         }
         true
+    }
+}
+
+/// Whether a replica must ask its leader before it serves a read, because it does not know whether
+/// it has everything.
+fn must_ask(store: StoreId, context: &Context, region: &Region, ts: Option<u64>) -> bool {
+    let stale = context.stale_read && ts != Some(0);
+    let complete = ts.is_some_and(|ts| region.is_complete_on(store, ts));
+    context.replica_read && !stale && !complete && region.leader != Some(store)
+}
+
+/// A leader knows neither the locks that a replica's read may bypass nor whether the key is a
+/// primary.
+fn leader_rules<'a>(plan: &ReadPlan<'a>) -> ReadRules<'a> {
+    ReadRules {
+        ts: plan.ts,
+        isolation: IsolationLevel::Si,
+        bypass: &[],
+        access: &[],
+        replica: true,
     }
 }
 

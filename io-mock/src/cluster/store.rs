@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use tikv_proto::metapb;
 
 use super::key::Key;
+use super::lag::Behind;
 use super::load::Load;
 use super::mvcc::lock::Lock;
 use super::mvcc::max_ts::MaxTs;
-use super::region::{Region, RegionId};
+use super::region::RegionId;
 use super::write_end::{End, Ending, WritePoint};
 
 /// One store.
@@ -41,8 +42,8 @@ pub struct Store {
     pub ending: Option<Ending>,
     /// How full its disk is.
     pub disk: Disk,
-    /// Regions as peers here still know them that have fallen behind.
-    pub behind: BTreeMap<RegionId, Region>,
+    /// Peers here that have fallen behind.
+    pub behind: BTreeMap<RegionId, Behind>,
 }
 
 /// What a store has been told of a large transaction.

@@ -73,6 +73,14 @@ impl Cluster {
             return;
         }
         stopped.restart(now_ms);
+        for behind in stopped.behind.values_mut() {
+            behind.region.confirmed_ts.remove(&store);
+            let mut state = behind.region.peer_state(store);
+            state.safe_ts_forgotten = true;
+            behind.region.set_peer_state(store, state);
+            // It hears from nobody until it has caught up.
+            behind.region.leader = None;
+        }
         let ids: Vec<_> = self.regions.ids().collect();
         for id in ids {
             if let Some(region) = self.regions.get_mut(id) {
@@ -157,6 +165,7 @@ impl Cluster {
         let safe_ts = self
             .regions
             .iter()
+            .filter_map(|region| self.region_on(store, region.meta.id))
             .filter(|region| region.peer_on(store).is_some() && region.safe_ts_on(store) != 0)
             .filter(|region| {
                 let meta = &region.meta;

@@ -39,10 +39,10 @@ pub struct AppliedWrite {
 }
 
 impl Cluster {
-    /// A view of one region.
-    pub(super) fn reader<'a>(&'a self, region: &'a Region) -> Reader<'a> {
+    /// A store's view of one region.
+    pub(super) fn reader<'a>(&'a self, store: StoreId, region: &'a Region) -> Reader<'a> {
         Reader {
-            engine: &self.engine,
+            engine: self.engine.on(store),
             memory: &region.memory_locks,
             region_id: region.meta.id,
             start: &region.meta.start_key,
@@ -109,7 +109,7 @@ impl Cluster {
         };
         let mut work = Work {
             reader: Reader {
-                engine: &self.engine,
+                engine: self.engine.on(store),
                 memory: &region.memory_locks,
                 region_id,
                 start: &region.meta.start_key,
@@ -190,6 +190,9 @@ impl Cluster {
                 .iter()
                 .all(|c| matches!(c, Change::PutPessimisticLock(..)))
             && self.fits_in_memory(region_id, &changes);
+        if !in_memory && !changes.list.is_empty() {
+            self.note_entry(region_id);
+        }
         let Some(region) = self.regions.get_mut(region_id) else {
             return;
         };

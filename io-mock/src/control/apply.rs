@@ -146,14 +146,25 @@ impl ServedCluster {
                 }
                 Outcome::Done
             }),
-            Verb::FallBehind { region, store } => {
-                let behind = self.with(|cluster, _| cluster.fall_behind(region, store));
+            Verb::FallBehind {
+                region,
+                store,
+                entries,
+                stuck,
+            } => {
+                let behind = self.with(|cluster, _| {
+                    let behind = cluster.lengthen_lag(region, store, entries);
+                    behind && (!stuck || cluster.stall(region, store))
+                });
                 done_if(behind, "the store leads the region, or has no peer of it")?
             }
-            Verb::CatchUp { store } => {
-                self.with(|cluster, _| cluster.catch_up(store));
+            Verb::CatchUp { store, region } => self.with(|cluster, _| {
+                match region {
+                    None => cluster.catch_up(store),
+                    Some(region) => cluster.catch_up_peer(region, store),
+                }
                 Outcome::Done
-            }
+            }),
             Verb::AdvanceSafeTs { region } => {
                 let safe_ts = self.with(|cluster, now_ms| cluster.advance_safe_ts(now_ms, region));
                 Outcome::SafeTs(safe_ts)
@@ -309,11 +320,13 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         Verb::DeposeLeader { region } | Verb::AdvanceSafeTs { region } => {
             (vec![region], None, None)
         }
+        // The region may have been merged since.
+        Verb::CatchUp { store, .. } => (Vec::new(), Some(store), None),
         Verb::Refuse { store, region, .. } => (region.into_iter().collect(), store, None),
         Verb::Scatter { ref regions } => (regions.clone(), None, None),
         Verb::TransferLeader { region, store }
         | Verb::AddPeer { region, store, .. }
-        | Verb::FallBehind { region, store }
+        | Verb::FallBehind { region, store, .. }
         | Verb::RemovePeer { region, store } => (vec![region], Some(store), None),
         Verb::Stop { store }
         | Verb::Start { store }
@@ -328,7 +341,6 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::Disk { store, .. }
         | Verb::Load { store, .. }
         | Verb::EndWrite { store, .. }
-        | Verb::CatchUp { store }
         | Verb::Label { store, .. }
         | Verb::Offline { store }
         | Verb::Online { store }

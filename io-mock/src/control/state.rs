@@ -87,6 +87,10 @@ pub struct RegionState {
     pub leader: Option<StoreId>,
     /// The stores of its peers.
     pub stores: Vec<StoreId>,
+    /// The stores of peers that have fallen behind, and how many entries of the log each has not
+    /// applied.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub lagging: BTreeMap<StoreId, u64>,
     /// How often its range has changed.
     pub version: u64,
     /// How often its peers have changed.
@@ -116,7 +120,7 @@ impl State {
                 gc_safe_point: cluster.pd().gc().gc_safe_point,
             },
             stores: stores(cluster),
-            regions: cluster.regions().iter().map(region).collect(),
+            regions: regions(cluster),
             keyspaces: cluster
                 .pd()
                 .keyspaces()
@@ -173,6 +177,19 @@ fn stores(cluster: &Cluster) -> Vec<StoreState> {
         .collect()
 }
 
+fn regions(cluster: &Cluster) -> Vec<RegionState> {
+    let mut lagging: BTreeMap<RegionId, BTreeMap<StoreId, u64>> = BTreeMap::new();
+    for (id, store, entries) in cluster.lagging() {
+        lagging.entry(id).or_default().insert(store, entries);
+    }
+    let regions = cluster.regions().iter();
+    let described = regions.map(|it| RegionState {
+        lagging: lagging.remove(&it.meta.id).unwrap_or_default(),
+        ..region(it)
+    });
+    described.collect()
+}
+
 fn region(region: &Region) -> RegionState {
     let text = |bound: &bytes::Bytes| match key::decode(bound) {
         Some(user) => KeyText::of(&user),
@@ -185,6 +202,7 @@ fn region(region: &Region) -> RegionState {
         end: text(&region.meta.end_key),
         leader: region.leader,
         stores: region.meta.peers.iter().map(|peer| peer.store_id).collect(),
+        lagging: BTreeMap::new(),
         version: epoch.version,
         conf_ver: epoch.conf_ver,
     }

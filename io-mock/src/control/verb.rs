@@ -177,17 +177,28 @@ pub enum Verb {
         /// How many; 0 takes back everything that has not been answered yet.
         count: u32,
     },
-    /// Has a replica know its region as it is now, whatever becomes of it.
+    /// Has a replica know its region, and have its data, as they are now, whatever becomes of them. A
+    /// read that the leader has to confirm makes it catch up.
     FallBehind {
         /// The region.
         region: RegionId,
         /// Where the replica is; not where the leader is.
         store: StoreId,
+        /// So many entries of the log that change nothing pass it by at once; from 100 on it says
+        /// that it is too far behind.
+        #[serde(default)]
+        entries: u64,
+        /// Nobody makes it catch up: who asks for such a read waits.
+        #[serde(default)]
+        stuck: bool,
     },
-    /// Has all replicas on a store know their regions as they are.
+    /// Has replicas on a store catch up.
     CatchUp {
         /// The store.
         store: StoreId,
+        /// Only that of this region.
+        #[serde(default)]
+        region: Option<RegionId>,
     },
     /// Has a region's leader work out up to where stale reads are complete, and tell its followers.
     AdvanceSafeTs {

@@ -56,7 +56,7 @@ impl Cluster {
     /// When there will be something to take, unless something happens before; `None` if nobody
     /// waits.
     pub fn next_wake_ms(&self) -> Option<u64> {
-        if !self.woken.is_empty() {
+        if !self.woken.is_empty() || self.has_ready_reads() {
             return Some(0);
         }
         self.lock_waits.next_ms()

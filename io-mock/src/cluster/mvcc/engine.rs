@@ -1,8 +1,9 @@
 //! The data: locks, versions and long values of transactions, and raw values beside them.
 //!
-//! All stores share one engine, because a write is applied to every peer at once; a follower's lag
-//! is deliberately absent. Raw and transactional data live in separate maps, so that mixing both
-//! APIs over the same keys shows each only its own; what deletes whole ranges deletes from all.
+//! All stores share one engine, because a write is applied to every peer at once. What peers that have
+//! fallen behind have not applied is kept [beside it](super::past), and read past it. Raw and
+//! transactional data live in separate maps, so that mixing both APIs over the same keys shows each
+//! only its own; what deletes whole ranges deletes from all.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
@@ -11,8 +12,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::lock::KeyLock;
+use super::past::{Past, View};
 use super::write_record::WriteRecord;
 use crate::cluster::key::Key;
+use crate::cluster::region::StoreId;
 
 /// The versions of one key.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +116,8 @@ pub struct Engine {
     locks: BTreeMap<Key, KeyLock>,
     histories: BTreeMap<Key, History>,
     raw: [BTreeMap<Bytes, RawValue>; 3],
+    /// What stores have not applied.
+    past: BTreeMap<StoreId, Past>,
 }
 
 /// The upper end of a range; empty bytes are infinity.
@@ -149,8 +154,85 @@ impl Engine {
         )
     }
 
+    /// The data as a store has it.
+    pub fn on(&self, store: StoreId) -> View<'_> {
+        View {
+            engine: self,
+            past: self.past.get(&store),
+        }
+    }
+
+    pub(super) fn all_locks(&self) -> &BTreeMap<Key, KeyLock> {
+        &self.locks
+    }
+
+    pub(super) fn all_histories(&self) -> &BTreeMap<Key, History> {
+        &self.histories
+    }
+
+    pub(super) fn all_raw(&self, cf: ColumnFamily) -> &BTreeMap<Bytes, RawValue> {
+        &self.raw[cf as usize]
+    }
+
+    /// An encoded range stands still on a store from now on. It may overlap no other there.
+    pub(in crate::cluster) fn hold(&mut self, store: StoreId, start: Bytes, end: Bytes) {
+        self.past.entry(store).or_default().hold(start, end);
+    }
+
+    /// The range with this start goes on on a store.
+    pub(in crate::cluster) fn release(&mut self, store: StoreId, start: &Bytes) {
+        let any_left = self.past.get_mut(&store).map(|past| past.release(start));
+        if any_left == Some(false) {
+            self.past.remove(&store);
+        }
+    }
+
+    /// Whether an encoded key lies in a range that stands still on a store.
+    pub(in crate::cluster) fn stands_still(&self, store: StoreId, encoded: &[u8]) -> bool {
+        let past = self.past.get(&store);
+        past.is_some_and(|past| past.holds(encoded))
+    }
+
+    /// Whether anything stands still.
+    pub(in crate::cluster) fn stands_still_anywhere(&self) -> bool {
+        !self.past.is_empty()
+    }
+
+    /// Keeps a lock for those who stand still, before it changes.
+    fn keep_lock(&mut self, key: &Key) {
+        for past in self.past.values_mut().filter(|it| it.holds(key.encoded())) {
+            keep(&mut past.locks, &self.locks, key);
+        }
+    }
+
+    /// Keeps the versions of a key for those who stand still, before they change.
+    fn keep_history(&mut self, key: &Key) {
+        for past in self.past.values_mut().filter(|it| it.holds(key.encoded())) {
+            keep(&mut past.histories, &self.histories, key);
+        }
+    }
+
+    /// Keeps a raw value for those who stand still, before it changes.
+    fn keep_raw(&mut self, cf: ColumnFamily, key: &Bytes) {
+        let cf = cf as usize;
+        for past in self.past.values_mut().filter(|it| it.holds(key)) {
+            keep(&mut past.raw[cf], &self.raw[cf], key);
+        }
+    }
+
     /// Applies one change.
     pub fn apply(&mut self, change: Change) {
+        if !self.past.is_empty() {
+            match &change {
+                Change::PutLock(key, _)
+                | Change::PutPessimisticLock(key, _)
+                | Change::DeleteLock(key) => self.keep_lock(key),
+                Change::PutWrite(key, ..)
+                | Change::DeleteWrite(key, _)
+                | Change::PutValue(key, ..)
+                | Change::DeleteValue(key, _) => self.keep_history(key),
+            }
+        }
         match change {
             Change::PutLock(key, lock) => {
                 self.locks.insert(key, lock);
@@ -209,17 +291,22 @@ impl Engine {
 
     /// Sets a raw value.
     pub fn put_raw(&mut self, cf: ColumnFamily, key: Bytes, value: RawValue) {
+        self.keep_raw(cf, &key);
         self.raw[cf as usize].insert(key, value);
     }
 
     /// Removes a raw value.
     pub fn delete_raw(&mut self, cf: ColumnFamily, key: &Bytes) {
+        self.keep_raw(cf, key);
         self.raw[cf as usize].remove(key);
     }
 
     /// Removes the raw values of a range.
     pub fn delete_raw_range(&mut self, cf: ColumnFamily, start: &Bytes, end: &Bytes) {
-        clear(&mut self.raw[cf as usize], start.clone(), end.clone());
+        let gone = keys(&self.raw[cf as usize], start.clone(), end.clone());
+        for key in gone {
+            self.delete_raw(cf, &key);
+        }
     }
 
     /// Removes everything in an encoded range, whatever it is.
@@ -228,8 +315,14 @@ impl Engine {
             Key::from_encoded(start.clone()),
             Key::from_encoded(end.clone()),
         );
-        clear(&mut self.locks, first.clone(), last.clone());
-        clear(&mut self.histories, first, last);
+        for key in keys(&self.locks, first.clone(), last.clone()) {
+            self.keep_lock(&key);
+            self.locks.remove(&key);
+        }
+        for key in keys(&self.histories, first, last) {
+            self.keep_history(&key);
+            self.histories.remove(&key);
+        }
         for cf in [
             ColumnFamily::Default,
             ColumnFamily::Lock,
@@ -238,10 +331,29 @@ impl Engine {
             self.delete_raw_range(cf, start, end);
         }
     }
+
+    /// Removes everything in an encoded range at once everywhere, past all logs.
+    pub fn destroy_range(&mut self, start: &Bytes, end: &Bytes) {
+        self.delete_range(start, end);
+        for past in self.past.values_mut() {
+            past.forget(start, end);
+        }
+    }
+}
+
+fn keep<K: RangeKey, V: Clone>(
+    before: &mut BTreeMap<K, Option<V>>,
+    present: &BTreeMap<K, V>,
+    key: &K,
+) {
+    if !before.contains_key(key) {
+        before.insert(key.clone(), present.get(key).cloned());
+    }
 }
 
 /// Anything ordered whose empty value means "no bound".
-trait RangeKey: Ord + Clone {
+pub trait RangeKey: Ord + Clone {
+    /// Whether it is no bound.
     fn is_unbounded(&self) -> bool;
 }
 
@@ -257,7 +369,7 @@ impl RangeKey for Bytes {
     }
 }
 
-fn bounds<K: RangeKey>(start: K, end: K) -> (Bound<K>, Bound<K>) {
+pub(super) fn bounds<K: RangeKey>(start: K, end: K) -> (Bound<K>, Bound<K>) {
     if end.is_unbounded() {
         (Bound::Included(start), Bound::Unbounded)
     } else if end < start {
@@ -272,9 +384,12 @@ fn range<K: RangeKey, V>(map: &BTreeMap<K, V>, start: K, end: K) -> Range<'_, K,
     map.range(bounds(start, end))
 }
 
-fn clear<K: RangeKey, V>(map: &mut BTreeMap<K, V>, start: K, end: K) {
-    let gone: Vec<K> = range(map, start, end).map(|(key, _)| key.clone()).collect();
-    for key in gone {
+fn keys<K: RangeKey, V>(map: &BTreeMap<K, V>, start: K, end: K) -> Vec<K> {
+    range(map, start, end).map(|(key, _)| key.clone()).collect()
+}
+
+pub(super) fn clear<K: RangeKey, V>(map: &mut BTreeMap<K, V>, start: K, end: K) {
+    for key in keys(map, start, end) {
         map.remove(&key);
     }
 }

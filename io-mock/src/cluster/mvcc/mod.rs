@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod lock;
 pub mod max_ts;
+pub mod past;
 pub mod pessimistic;
 pub mod prewrite;
 pub mod read;

@@ -6,17 +6,18 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::engine::{Engine, History};
+use super::engine::History;
 use super::error::MvccError;
 use super::lock::{KeyLock, Lock, SharedLocks};
+use super::past::View;
 use super::write_record::{WriteKind, WriteRecord};
 use crate::cluster::key::Key;
 
 /// Locks and versions of one region.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
-    /// The data.
-    pub engine: &'a Engine,
+    /// The data, as the region's peer has it.
+    pub engine: View<'a>,
     /// Pessimistic locks that only the region's leader holds.
     pub memory: &'a BTreeMap<Key, Lock>,
     /// The region, for the message of a key outside it.

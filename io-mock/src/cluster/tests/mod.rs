@@ -13,6 +13,8 @@ mod flushing;
 mod forward_scanner;
 mod greatest_timestamp;
 mod kv_service;
+mod lagging;
+mod lagging_anyhow;
 mod lock_actions;
 mod lock_conflict;
 mod lock_queue;

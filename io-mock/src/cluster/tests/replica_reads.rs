@@ -163,16 +163,14 @@ fn flow_replicate(write: fn(&mut Bench, &[u8], &[u8]) -> u64) {
     let safe_ts = b.advance(K1);
     b.must_read_on(2, Stale, K1, safe_ts, "value1");
     // Nothing more reaches the follower.
-    b.cluster
-        .set_peer_state(id, 2, |peer| peer.safe_ts_stuck = Some(safe_ts));
+    assert!(b.cluster.fall_behind(id, 2));
     let second = write(&mut b, K1, b"value2");
     let newest = b.advance(K1);
     assert!(newest > second);
     b.must_read_on(2, Stale, K1, first, "value1");
     assert_eq!(b.must_be_too_soon(2, K1, second), safe_ts);
     b.must_read_on(1, Stale, K1, newest, "value2");
-    b.cluster
-        .set_peer_state(id, 2, |peer| peer.safe_ts_stuck = None);
+    b.cluster.catch_up_peer(id, 2);
     b.must_read_on(2, Stale, K1, newest, "value2");
 }
 
@@ -316,10 +314,9 @@ fn test_read_index_safe_ts() {
     assert!(!stale(&mut b, 50));
     // A follower that has to catch up first serves the read, and knows no more than before.
     let id = b.id(K1);
-    b.cluster.set_peer_state(id, 2, |peer| peer.lag = 1);
+    b.cluster.lengthen_lag(id, 2, 1);
     b.must_read_on(2, Replica, K1, 52, "v");
     assert!(!stale(&mut b, 52));
-    b.cluster.set_peer_state(id, 2, |peer| peer.lag = 0);
     // A lock under way anywhere in the region says that not all is complete.
     b.cluster.hold_writes(id);
     b.must_run(pre(K2, 60).put(&[K2]).by_locks(&[], 0));
