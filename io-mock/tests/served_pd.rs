@@ -4,16 +4,18 @@
 
 use std::sync::Arc;
 
+use tikv_io_mock::control::{Outcome, Verb};
 use tikv_io_mock::serve::ServedCluster;
 use tikv_proto::keyspacepb::keyspace_client::KeyspaceClient;
 use tikv_proto::keyspacepb::{self, KeyspaceState, LoadKeyspaceRequest, WatchKeyspacesRequest};
 use tikv_proto::meta_storagepb::meta_storage_client::MetaStorageClient;
 use tikv_proto::pdpb::pd_client::PdClient;
-use tikv_proto::pdpb::{self, RequestHeader};
+use tikv_proto::pdpb::{self, RequestHeader, ServiceMode};
 use tikv_proto::resource_manager::resource_manager_client::ResourceManagerClient;
 use tikv_proto::resource_manager::{self, token_bucket_request};
 use tikv_proto::routerpb::router_client::RouterClient;
-use tikv_proto::{keyspacepb as ks, meta_storagepb as meta};
+use tikv_proto::tsopb::tso_client::TsoClient;
+use tikv_proto::{keyspacepb as ks, meta_storagepb as meta, tsopb};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -360,4 +362,59 @@ async fn members_forward_lead_and_let_followers_answer() {
     down.metadata_mut().insert("pd-forwarded-host", stopped);
     let refused = follower.get_region(down).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn timestamps_come_from_a_service_of_their_own() {
+    let cluster = serve().await;
+    let verb = |on| Verb::TsoService {
+        on,
+        primary: Some(0),
+    };
+    assert_eq!(cluster.control(verb(true)).await, Ok(Outcome::Done));
+    let channel = connect(cluster.pd_address()).await;
+    let info = PdClient::new(channel.clone())
+        .get_cluster_info(pdpb::GetClusterInfoRequest::default())
+        .await;
+    let info = info.unwrap().into_inner();
+    assert_eq!(info.service_modes, [i32::from(ServiceMode::ApiSvcMode)]);
+    let [url] = &info.tso_urls[..] else {
+        panic!("{:?}", info.tso_urls)
+    };
+    let channel = connect(url.strip_prefix("http://").unwrap()).await;
+    let mut client = TsoClient::new(channel);
+    let request = tsopb::TsoRequest {
+        header: Some(tsopb::RequestHeader {
+            cluster_id: 1,
+            ..Default::default()
+        }),
+        count: 2,
+        ..Default::default()
+    };
+    let requests = endless(vec![request.clone(), request]);
+    let mut answers = client.tso(requests).await.unwrap().into_inner();
+    let mut last = (0, 0);
+    for _ in 0..2 {
+        let answer = answers.message().await.unwrap().unwrap();
+        let ts = answer.timestamp.unwrap();
+        assert!((ts.physical, ts.logical) > last && answer.count == 2);
+        last = (ts.physical, ts.logical);
+    }
+    let find = tsopb::FindGroupByKeyspaceIdRequest {
+        header: Some(tsopb::RequestHeader {
+            cluster_id: 1,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let group = client
+        .find_group_by_keyspace_id(find.clone())
+        .await
+        .unwrap();
+    let group = group.into_inner().keyspace_group.unwrap();
+    assert_eq!(&group.members[0].address, url);
+
+    assert_eq!(cluster.control(verb(false)).await, Ok(Outcome::Done));
+    let gone = client.find_group_by_keyspace_id(find).await.unwrap_err();
+    assert_eq!(gone.code(), Code::Unimplemented);
 }

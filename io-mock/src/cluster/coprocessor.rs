@@ -49,6 +49,9 @@ impl Cluster {
             Ok(version) => version,
             Err(failure) => return vec![failed(failure)],
         };
+        if let Err(failure) = self.check_stored_locks(store, request) {
+            return vec![failed(failure)];
+        }
         let pieces = self.extended(now_ms, store, |extension, asked| {
             extension.coprocessor_stream(asked, request)
         });
@@ -64,16 +67,19 @@ impl Cluster {
             Ok(version) => version,
             Err(failure) => return failed(failure),
         };
-        let answer = self.extended(now_ms, store, |extension, asked| {
-            extension.coprocessor(asked, request)
-        });
+        let answer = match self.check_stored_locks(store, request) {
+            Err(failure) => Some(failed(failure)),
+            Ok(()) => self.extended(now_ms, store, |extension, asked| {
+                extension.coprocessor(asked, request)
+            }),
+        };
         Response {
             latest_buckets_version: version,
             ..answer.unwrap_or_else(|| unsupported(request))
         }
     }
 
-    /// Everything that comes before the plan; the version of the region's buckets.
+    /// Everything that comes before the data; the version of the region's buckets.
     fn check_coprocessor(
         &mut self,
         now_ms: u64,
@@ -85,12 +91,7 @@ impl Cluster {
             return Err(text("the coprocessor does not serve API V3"));
         }
         self.check_read_load(store, &context)?;
-        let plan = ReadPlan {
-            context: &context,
-            command: "coprocessor",
-            ts: request.start_ts,
-            bypass: &context.resolved_locks,
-        };
+        let plan = read_plan(&context, request);
         self.raise_for_read(now_ms, store, &plan)?;
         let ranges: Vec<ScanRange> = request.ranges.iter().map(scanned).collect();
         for range in &ranges {
@@ -102,18 +103,26 @@ impl Cluster {
                 .try_for_each(|range| cluster.check_memory_range(leader, range, rules))
         })?;
         let region = self.check_region(store, &context, Access::Read(Some(plan.ts)))?;
-        let version = match &region.buckets {
-            Some(buckets)
-                if context.buckets_version != 0 && context.buckets_version < buckets.version =>
-            {
-                return Err(bucket_version_not_match(buckets).into());
-            }
-            Some(buckets) => buckets.version,
-            None => 0,
-        };
+        // Replicas know of no buckets.
+        let buckets = region.buckets.as_ref();
+        let known = buckets.filter(|_| region.leader == Some(store));
+        let version = known.map_or(0, |buckets| buckets.version);
+        if let Some(buckets) = known.filter(|_| context.buckets_version != 0)
+            && context.buckets_version < version
+        {
+            return Err(bucket_version_not_match(buckets).into());
+        }
+        Ok(version)
+    }
+
+    /// Whether a stored lock is in the way of the plan.
+    fn check_stored_locks(&self, store: StoreId, request: &Request) -> Result<(), Failure> {
+        let context = request.context.as_deref().cloned().unwrap_or_default();
+        let plan = read_plan(&context, request);
+        let region = self.check_region(store, &context, Access::Read(Some(plan.ts)))?;
         let reader = self.reader(store, region);
         let rules = plan.rules(&[]);
-        for range in &ranges {
+        for range in request.ranges.iter().map(scanned) {
             let (start, end) = reader.clip(
                 &range.lower.clone().unwrap_or_default(),
                 &range.upper.clone().unwrap_or_default(),
@@ -126,7 +135,7 @@ impl Cluster {
                 }
             }
         }
-        Ok(version)
+        Ok(())
     }
 
     /// Runs a plugin over raw data.
@@ -182,6 +191,15 @@ fn alone(request: &Request, task: &StoreBatchTask) -> Request {
         versioned_ranges: task.versioned_ranges.clone(),
         tasks: Vec::new(),
         ..request.clone()
+    }
+}
+
+fn read_plan<'a>(context: &'a Context, request: &Request) -> ReadPlan<'a> {
+    ReadPlan {
+        context,
+        command: "coprocessor",
+        ts: request.start_ts,
+        bypass: &context.resolved_locks,
     }
 }
 

@@ -105,16 +105,12 @@ impl Cluster {
         }
     }
 
-    /// Has the peer of a region on a store apply what it has missed.
+    /// Has the peer of a region on a store apply what it has missed, and others there that stand in its
+    /// way: parts that have been merged into it, or from which it was split.
     pub fn catch_up_peer(&mut self, id: RegionId, store: StoreId) {
-        let Some(old) = self.release_peer(store, id) else {
-            return;
-        };
-        // A region that has been merged is gone when its successor has caught up, too.
-        let is_gone = self.regions.get(id).is_none();
-        let successor = is_gone.then(|| self.regions.find(&old.meta.start_key));
-        let known = successor.flatten().map_or(id, |region| region.meta.id);
-        self.catch_up_around(known, store);
+        if self.is_behind(store, id) {
+            self.catch_up_around(id, store);
+        }
     }
 
     /// The peers that have fallen behind, and how many entries each has not applied.
@@ -130,18 +126,21 @@ impl Cluster {
         if !self.engine.stands_still_anywhere() {
             return;
         }
-        self.release_peer(store, id);
-        let Some(region) = self.regions.get(id) else {
-            return;
-        };
-        let (start, end) = (region.meta.start_key.clone(), region.meta.end_key.clone());
-        let behind = self.store(store).into_iter().flat_map(|it| &it.behind);
-        let in_the_way: Vec<RegionId> = behind
-            .filter(|(_, behind)| overlap(&behind.region, &start, &end))
-            .map(|(id, _)| *id)
-            .collect();
-        for other in in_the_way {
-            self.release_peer(store, other);
+        let mut to_do = vec![id];
+        while let Some(id) = to_do.pop() {
+            let old = self.release_peer(store, id);
+            // What has been merged is gone when its successor has caught up, too.
+            let start = old.map(|old| old.meta.start_key);
+            let successor = || self.regions.find(start.as_ref()?);
+            let Some(region) = self.regions.get(id).or_else(successor) else {
+                continue;
+            };
+            let (id, meta) = (region.meta.id, &region.meta);
+            let behind = self.store(store).into_iter().flat_map(|it| &it.behind);
+            let in_the_way = behind.filter(|(other, behind)| {
+                **other == id || overlap(&behind.region, &meta.start_key, &meta.end_key)
+            });
+            to_do.extend(in_the_way.map(|(id, _)| *id));
         }
     }
 

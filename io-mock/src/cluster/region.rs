@@ -43,8 +43,10 @@ pub struct Region {
     /// Up to where a follower knows from the leader's answer to an earlier read that it has it all,
     /// by its store.
     pub confirmed_ts: BTreeMap<StoreId, u64>,
-    /// Parts of the region that coprocessor requests may be cut at.
+    /// Parts of the region that coprocessor requests may be cut at, as its leader knows them.
     pub buckets: Option<Buckets>,
+    /// The last version that buckets had.
+    pub buckets_version: u64,
     /// What is out of the ordinary about peers, by their stores.
     pub peer_states: BTreeMap<StoreId, PeerState>,
     /// Writes are kept from being applied.

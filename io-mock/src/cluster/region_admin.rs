@@ -199,6 +199,8 @@ impl Cluster {
         self.catch_up_around(id, store);
         if let Some(region) = self.regions.get_mut(id) {
             region.peer_states.remove(&store);
+            // Where the region may be cut it works out anew.
+            region.buckets = None;
         }
     }
 
@@ -225,7 +227,8 @@ impl Cluster {
         }
     }
 
-    /// Cuts a region into buckets at encoded keys, under a new version. No keys: no buckets.
+    /// Cuts a region into buckets at encoded keys, under a new version. No keys: no buckets. PD hears
+    /// of them from the leader, and of their lack never.
     pub fn set_buckets(&mut self, id: RegionId, keys: &[Bytes]) {
         let Some(region) = self.regions.get_mut(id) else {
             return;
@@ -235,10 +238,9 @@ impl Cluster {
             return;
         }
         // The term in front, so that a new leader's first version is higher.
-        let least = region.term << 32;
-        let version = match &region.buckets {
-            Some(old) => least.max(old.version + 1),
-            None => least + 1,
+        let version = match region.buckets_version >> 32 == region.term {
+            true => region.buckets_version + 1,
+            false => region.term << 32,
         };
         let mut inside: Vec<Bytes> = keys
             .iter()
@@ -250,7 +252,11 @@ impl Cluster {
         let mut keys = vec![region.meta.start_key.clone()];
         keys.append(&mut inside);
         keys.push(region.meta.end_key.clone());
+        region.buckets_version = version;
         region.buckets = Some(Buckets { version, keys });
+        if self.config.heartbeat_at_once {
+            self.pd_heartbeat(id);
+        }
     }
 
     /// Leaves a region without a leader until the next election.

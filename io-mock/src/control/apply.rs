@@ -10,6 +10,7 @@ use super::state::State;
 use super::verb::{Outcome, Refused, Verb};
 use crate::cluster::key;
 use crate::cluster::load::Load;
+use crate::cluster::pd::tso_service::TsoService;
 use crate::cluster::region::{RegionId, StoreId};
 use crate::serve::ServedCluster;
 
@@ -211,6 +212,11 @@ impl ServedCluster {
                 self.lead_pd(member);
                 Outcome::Done
             }
+            Verb::TsoService { on, primary } => self.with(|cluster, now_ms| {
+                let service = on.then_some(TsoService { primary });
+                cluster.pd_mut().set_tso_service(now_ms, service);
+                Outcome::Done
+            }),
             Verb::PausePd { member, on } => {
                 self.pause_pd(member, on);
                 Outcome::Done
@@ -345,7 +351,10 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::Offline { store }
         | Verb::Online { store }
         | Verb::Bury { store } => (Vec::new(), Some(store), None),
-        Verb::LeadPd { member } => (Vec::new(), None, member),
+        Verb::LeadPd { member }
+        | Verb::TsoService {
+            primary: member, ..
+        } => (Vec::new(), None, member),
         Verb::PausePd { member, .. } | Verb::StopPd { member } | Verb::StartPd { member } => {
             (Vec::new(), None, Some(member))
         }

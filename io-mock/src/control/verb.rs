@@ -250,6 +250,15 @@ pub enum Verb {
         #[serde(default)]
         member: Option<usize>,
     },
+    /// Has timestamps given out by a service of its own, `tsopb.TSO`, at the addresses of PD, or by PD
+    /// again.
+    TsoService {
+        /// Whether it is to be a service of its own.
+        on: bool,
+        /// The server that gives them out, counted from 0; nobody does if it is left out.
+        #[serde(default)]
+        primary: Option<usize>,
+    },
     /// Has a member of PD look at no request, or go on.
     PausePd {
         /// The member, counted from 0.

@@ -81,6 +81,8 @@ calls! {
     "/meta_storagepb.MetaStorage/Get" => |at, request| at.cluster.pd().meta_get(at.member, request);
     "/meta_storagepb.MetaStorage/Put" => |at, request| at.cluster.pd_mut().meta_put(at.member, request);
     "/meta_storagepb.MetaStorage/Delete" => |at, request| at.cluster.pd_mut().meta_delete(at.member, request);
+    "/tsopb.TSO/FindGroupByKeyspaceID" => |at, request| at.cluster.pd().find_group_by_keyspace_id(at.member, request);
+    "/tsopb.TSO/GetMinTS" => |at, request| at.cluster.pd_mut().tso_service_min_ts(at.now_ms, at.member, request);
     "/resource_manager.ResourceManager/ListResourceGroups" => |at, request| at.cluster.pd().list_resource_groups(at.member, request);
     "/resource_manager.ResourceManager/GetResourceGroup" => |at, request| at.cluster.pd().get_resource_group(at.member, request);
     "/resource_manager.ResourceManager/AddResourceGroup" => |at, request| at.cluster.pd_mut().add_resource_group(at.member, request);
@@ -92,7 +94,8 @@ calls! {
     /// The stream of a path, if it is one of these.
     stream;
     "/pdpb.PD/Tso" => |at, request| at.cluster.pd_mut().tso(at.now_ms, at.member, request);
-    "/pdpb.PD/QueryRegion", "/routerpb.Router/QueryRegion" => |at, request| at.cluster.pd().query_region(at.member, at.follower_allowed, request);
+    "/tsopb.TSO/Tso" => |at, request| at.cluster.pd_mut().tso_service_tso(at.now_ms, at.member, request);
+    "/pdpb.PD/QueryRegion", "/routerpb.Router/QueryRegion" => |at, request| at.cluster.pd().query_region(at.member, request);
     "/resource_manager.ResourceManager/AcquireTokenBuckets" => |at, request| at.cluster.pd_mut().acquire_token_buckets(at.now_ms, at.member, request);
 }
 

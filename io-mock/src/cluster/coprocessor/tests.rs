@@ -178,12 +178,18 @@ fn a_request_cut_along_old_buckets_learns_the_new_ones() {
     let response = ask(&mut b, |context| context.buckets_version = error.version);
     assert_eq!(response.latest_buckets_version, error.version);
     assert!(error.version > first);
+    // Also who meets a lock learns it.
+    b.must_prewrite_put(b"a", b"v", b"a", 10);
+    let response = ask(&mut b, |_| {});
+    assert!(response.locked.is_some());
+    assert_eq!(response.latest_buckets_version, error.version);
+    b.must_rollback(b"a", 10);
     // A new leader's versions are higher whatever the old one's were.
     b.cluster.transfer_leader(NOW, id, 2);
     b.cluster.set_buckets(id, &[key::encode(b"p")]);
     let region = b.cluster.region(id).expect("a region");
     let version = region.buckets.as_ref().expect("buckets").version;
-    assert_eq!(version >> 32, region.term);
+    assert_eq!(version, region.term << 32);
     assert!(version > error.version);
 }
 

@@ -2,12 +2,18 @@
 //!
 //! Heartbeats come late and in any order, so an older one must change nothing. Until all have come,
 //! a key may have no region; never two.
+//!
+//! Buckets are reported beside the heartbeats, and outlive them: until the leader of a region that has
+//! been split reports new ones, PD tells the old.
 
 use bytes::Bytes;
 use tikv_proto::metapb;
 
 use super::Pd;
-use crate::cluster::region::{Region, RegionId};
+use crate::cluster::region::{Buckets, Region, RegionId};
+
+/// How often a leader reports buckets.
+const REPORT_MS: u64 = 10_000;
 
 /// A region as PD knows it.
 #[derive(Clone, Debug)]
@@ -18,6 +24,8 @@ pub struct KnownRegion {
     pub leader: Option<metapb::Peer>,
     /// Its term.
     pub term: u64,
+    /// Where it may be cut, as a leader has reported it.
+    pub buckets: Option<metapb::Buckets>,
 }
 
 impl Pd {
@@ -43,26 +51,40 @@ impl Pd {
         if newer {
             return false;
         }
-        for id in overlapped {
+        for id in overlapped.into_iter().filter(|id| *id != meta.id) {
             self.forget(id);
         }
-        self.forget(meta.id);
+        let before = self.forget(meta.id);
         self.by_start.insert(meta.start_key.clone(), meta.id);
         let known = KnownRegion {
             meta: meta.clone(),
             leader: region.leader_peer().cloned(),
             term: region.term,
+            buckets: before.and_then(|before| before.buckets),
         };
         self.by_id.insert(meta.id, known);
+        self.note_buckets(region);
         true
     }
 
-    fn forget(&mut self, id: RegionId) {
-        if let Some(known) = self.by_id.remove(&id)
-            && self.by_start.get(&known.meta.start_key) == Some(&id)
+    /// Takes a leader's report of a region's buckets, unless there is none or PD knows newer ones.
+    fn note_buckets(&mut self, region: &Region) {
+        let Some(buckets) = &region.buckets else {
+            return;
+        };
+        if let Some(known) = self.by_id.get_mut(&region.meta.id)
+            && known.buckets.as_ref().map_or(0, |known| known.version) < buckets.version
         {
+            known.buckets = Some(reported(region.meta.id, buckets));
+        }
+    }
+
+    fn forget(&mut self, id: RegionId) -> Option<KnownRegion> {
+        let known = self.by_id.remove(&id)?;
+        if self.by_start.get(&known.meta.start_key) == Some(&id) {
             self.by_start.remove(&known.meta.start_key);
         }
+        Some(known)
     }
 
     fn overlapping(&self, start: &Bytes, end: &Bytes) -> Vec<RegionId> {
@@ -94,6 +116,25 @@ impl Pd {
         self.by_start
             .range::<[u8], _>((Included(encoded), Unbounded))
             .filter_map(|(_, id)| self.by_id.get(id))
+    }
+}
+
+/// Buckets as a leader reports them. Nothing is counted here.
+fn reported(region_id: RegionId, buckets: &Buckets) -> metapb::Buckets {
+    let none = || vec![0; buckets.keys.len().saturating_sub(1)];
+    metapb::Buckets {
+        region_id,
+        version: buckets.version,
+        keys: buckets.keys.clone(),
+        stats: Some(metapb::BucketStats {
+            read_bytes: none(),
+            write_bytes: none(),
+            read_qps: none(),
+            write_qps: none(),
+            read_keys: none(),
+            write_keys: none(),
+        }),
+        period_in_ms: REPORT_MS,
     }
 }
 

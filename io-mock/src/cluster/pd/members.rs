@@ -88,10 +88,14 @@ impl Pd {
         _member: usize,
         _request: GetClusterInfoRequest,
     ) -> Result<GetClusterInfoResponse, GrpcError> {
+        let mode = match self.tso_service() {
+            Some(_) => ServiceMode::ApiSvcMode,
+            None => ServiceMode::PdSvcMode,
+        };
         Ok(GetClusterInfoResponse {
             header: self.header(),
-            service_modes: vec![ServiceMode::PdSvcMode.into()],
-            tso_urls: Vec::new(),
+            service_modes: vec![mode.into()],
+            tso_urls: self.tso_urls(),
         })
     }
 

@@ -27,6 +27,7 @@ mod testing;
 mod tests;
 mod token_buckets;
 mod tso;
+pub mod tso_service;
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -49,6 +50,10 @@ pub struct Pd {
     follower_handles: bool,
     last_id: u64,
     tso: Tso,
+    /// The service that gives timestamps out, if PD itself does not.
+    tso_service: Option<tso_service::TsoService>,
+    /// How often that has changed.
+    tso_changes: u64,
     by_id: BTreeMap<RegionId, KnownRegion>,
     by_start: BTreeMap<Bytes, RegionId>,
     gc: gc::GcStates,
@@ -72,6 +77,8 @@ impl Pd {
             follower_handles: true,
             last_id: 0,
             tso: Tso::default(),
+            tso_service: None,
+            tso_changes: 0,
             by_id: BTreeMap::new(),
             by_start: BTreeMap::new(),
             gc: gc::GcStates::default(),

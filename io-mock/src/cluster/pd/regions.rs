@@ -1,6 +1,7 @@
 //! Region look-ups, as PD believes the regions to be, and the requests that split them.
 
 use bytes::Bytes;
+use tikv_proto::metapb;
 use tikv_proto::pdpb::{
     self, BatchScanRegionsRequest, BatchScanRegionsResponse, ErrorType, GetRegionByIdRequest,
     GetRegionRequest, GetRegionResponse, QueryRegionRequest, QueryRegionResponse,
@@ -21,7 +22,8 @@ impl Pd {
         request: GetRegionRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        Ok(self.region_reply(member, self.containing(&request.region_key)))
+        let found = self.containing(&request.region_key);
+        Ok(self.region_reply(member, found, request.need_buckets))
     }
 
     /// The region before the one that holds a key.
@@ -32,7 +34,8 @@ impl Pd {
         request: GetRegionRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        Ok(self.region_reply(member, self.before(&request.region_key)))
+        let found = self.before(&request.region_key);
+        Ok(self.region_reply(member, found, request.need_buckets))
     }
 
     /// A region by its id.
@@ -43,7 +46,8 @@ impl Pd {
         request: GetRegionByIdRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        Ok(self.region_reply(member, self.by_id.get(&request.region_id)))
+        let found = self.by_id.get(&request.region_id);
+        Ok(self.region_reply(member, found, request.need_buckets))
     }
 
     fn before(&self, key: &Bytes) -> Option<&KnownRegion> {
@@ -63,7 +67,12 @@ impl Pd {
     }
 
     /// The leader answers without a region where it knows none; a follower says so.
-    fn region_reply(&self, member: usize, found: Option<&KnownRegion>) -> GetRegionResponse {
+    fn region_reply(
+        &self,
+        member: usize,
+        found: Option<&KnownRegion>,
+        need_buckets: bool,
+    ) -> GetRegionResponse {
         let found = found.filter(|_| !self.follower_not_ready(member));
         let Some(known) = found else {
             let header = if self.leader == Some(member) {
@@ -80,8 +89,20 @@ impl Pd {
             header: self.header(),
             region: Some(Box::new(known.meta.clone())),
             leader: known.leader,
+            buckets: self.buckets(member, known, need_buckets),
             ..GetRegionResponse::default()
         }
+    }
+
+    /// A region's buckets, if they are asked of the leader: nobody else knows them.
+    fn buckets(
+        &self,
+        member: usize,
+        known: &KnownRegion,
+        needed: bool,
+    ) -> Option<Box<metapb::Buckets>> {
+        let tells = needed && self.leader == Some(member);
+        known.buckets.clone().filter(|_| tells).map(Box::new)
     }
 
     /// Regions of a range in order.
@@ -151,12 +172,13 @@ impl Pd {
         }
         let mut previous: Option<&pdpb::KeyRange> = None;
         for range in &request.ranges {
-            if !range.end_key.is_empty() && range.start_key > range.end_key {
-                let message = "invalid key range, start key > end key".to_owned();
+            // Bytes are compared, so a range without an end overlaps nothing.
+            if previous.is_some_and(|previous| range.start_key < previous.end_key) {
+                let message = "invalid key range, ranges overlapped".to_owned();
                 return failed(ErrorType::Unknown, message);
             }
-            if previous.is_some_and(|p| p.end_key.is_empty() || range.start_key < p.end_key) {
-                let message = "invalid key range, ranges overlapped".to_owned();
+            if !range.end_key.is_empty() && range.start_key > range.end_key {
+                let message = "invalid key range, start key > end key".to_owned();
                 return failed(ErrorType::Unknown, message);
             }
             previous = Some(range);
@@ -183,7 +205,10 @@ impl Pd {
                 }
                 covered = known.meta.end_key.clone();
                 if last != Some(known.meta.id) {
-                    regions.push(described(known));
+                    regions.push(pdpb::Region {
+                        buckets: self.buckets(member, known, request.need_buckets),
+                        ..described(known)
+                    });
                     last = Some(known.meta.id);
                 }
                 if covered.is_empty() {
@@ -217,10 +242,10 @@ impl Pd {
     pub fn query_region(
         &self,
         member: usize,
-        follower_allowed: bool,
         request: QueryRegionRequest,
     ) -> Result<QueryRegionResponse, GrpcError> {
-        self.check_lookup(member, follower_allowed, request.header.as_ref())?;
+        // Whether a follower may answer is not for the client to say here.
+        self.check_cluster(request.header.as_ref())?;
         let mut response = QueryRegionResponse {
             header: self.header(),
             ..QueryRegionResponse::default()
@@ -250,6 +275,7 @@ impl Pd {
             let found = self.by_id.get(&id).map(|known| pdpb::RegionResponse {
                 region: Some(Box::new(known.meta.clone())),
                 leader: known.leader,
+                buckets: self.buckets(member, known, request.need_buckets),
                 ..pdpb::RegionResponse::default()
             });
             response.regions_by_id.insert(id, found.unwrap_or_default());
@@ -303,7 +329,7 @@ fn described(known: &KnownRegion) -> pdpb::Region {
     }
 }
 
-fn leader_or_empty(known: &KnownRegion) -> tikv_proto::metapb::Peer {
+fn leader_or_empty(known: &KnownRegion) -> metapb::Peer {
     known.leader.unwrap_or_default()
 }
 

@@ -1,5 +1,7 @@
 //! PD's part of a saved cluster.
 
+use std::num::TryFromIntError;
+
 use tikv_proto::keyspacepb::KeyspaceMeta;
 
 use super::gc::{Barrier, Barriers, GcState, GcStates, NULL_KEYSPACE};
@@ -9,6 +11,7 @@ use super::operators::Operators;
 use super::resource_groups::ResourceGroups;
 use super::token_buckets::{Bucket, Slot};
 use super::tso::Tso;
+use super::tso_service::TsoService;
 use super::{KnownRegion, Pd};
 use crate::cluster::Config;
 use crate::cluster::snapshot::wire;
@@ -24,6 +27,10 @@ impl Pd {
             tso_physical: self.tso.physical,
             tso_logical: self.tso.logical,
             tso_saved: self.tso.saved,
+            tso_service: self.tso_service.map(|service| wire::TsoService {
+                primary: service.primary.map(|server| server as u64),
+            }),
+            tso_changes: self.tso_changes,
             regions: self.by_id.values().map(save_region).collect(),
             gc: save_gc(&self.gc),
             global_barriers: save_barriers(&self.gc.global),
@@ -65,6 +72,8 @@ impl Pd {
                 logical: saved.tso_logical,
                 saved: saved.tso_saved,
             },
+            tso_service: saved.tso_service.map(load_tso_service).transpose().ok()?,
+            tso_changes: saved.tso_changes,
             gc: load_gc(saved.gc, saved.global_barriers),
             keyspaces: load_keyspaces(saved.keyspaces, saved.keyspace_changes),
             meta: MetaStorage {
@@ -94,6 +103,7 @@ impl Pd {
                 meta: region.meta?,
                 leader: region.leader,
                 term: region.term,
+                buckets: region.buckets,
             };
             let start = known.meta.start_key.clone();
             pd.by_start.insert(start, known.meta.id);
@@ -103,11 +113,17 @@ impl Pd {
     }
 }
 
+fn load_tso_service(saved: wire::TsoService) -> Result<TsoService, TryFromIntError> {
+    let primary = saved.primary.map(usize::try_from).transpose()?;
+    Ok(TsoService { primary })
+}
+
 fn save_region(known: &KnownRegion) -> wire::KnownRegion {
     wire::KnownRegion {
         meta: Some(known.meta.clone()),
         leader: known.leader,
         term: known.term,
+        buckets: known.buckets.clone(),
     }
 }
 

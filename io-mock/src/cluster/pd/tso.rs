@@ -1,8 +1,11 @@
 //! Timestamps: strictly rising, close to the clock, never back.
 
-use tikv_proto::pdpb::{GetMinTsRequest, GetMinTsResponse, Timestamp, TsoRequest, TsoResponse};
+use tikv_proto::pdpb::{
+    ErrorType, GetMinTsRequest, GetMinTsResponse, Timestamp, TsoRequest, TsoResponse,
+};
 
 use super::Pd;
+use super::tso_service::NO_PRIMARY;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 
 /// Bits of the logical part.
@@ -74,25 +77,28 @@ impl Pd {
         request: TsoRequest,
     ) -> Result<TsoResponse, GrpcError> {
         self.check_cluster(request.header.as_ref())?;
-        if self.leader != Some(member) {
-            return Err(GrpcError::new(
-                GrpcCode::Unknown,
-                "generate timestamp failed, requested pd is not leader of cluster",
-            ));
-        }
-        let count = u64::from(request.count);
-        if count == 0 || count >= LOGICAL_MAX {
-            return Err(GrpcError::new(
-                GrpcCode::Unknown,
-                "tso count should be positive and smaller than the logical range",
-            ));
-        }
-        let (physical, logical) = self.tso.next(now_ms, count);
+        self.check_gives_timestamps(member)?;
         Ok(TsoResponse {
             header: self.header(),
             count: request.count,
-            timestamp: Some(timestamp(physical, logical)),
+            timestamp: Some(self.allocate_tso(now_ms, request.count)?),
         })
+    }
+
+    /// Allocates a batch; the last of it.
+    pub(super) fn allocate_tso(&mut self, now_ms: u64, count: u32) -> Result<Timestamp, GrpcError> {
+        let refused = |why: &str| {
+            let text = format!("[PD:tso:ErrGenerateTimestamp]generate timestamp failed, {why}");
+            Err(GrpcError::new(GrpcCode::Unknown, text))
+        };
+        if count == 0 {
+            return refused("tso count should be positive");
+        }
+        if u64::from(count) >= LOGICAL_MAX {
+            return refused("generate tso maximum number of retries exceeded");
+        }
+        let (physical, logical) = self.tso.next(now_ms, u64::from(count));
+        Ok(timestamp(physical, logical))
     }
 
     /// A timestamp not above any that will be given out from now on.
@@ -103,6 +109,15 @@ impl Pd {
         request: GetMinTsRequest,
     ) -> Result<GetMinTsResponse, GrpcError> {
         self.check(member, request.header.as_ref())?;
+        if self
+            .tso_service()
+            .is_some_and(|service| service.primary.is_none())
+        {
+            return Ok(GetMinTsResponse {
+                header: self.error_header(ErrorType::Unknown, NO_PRIMARY),
+                timestamp: Some(Timestamp::default()),
+            });
+        }
         let (physical, logical) = self.tso.next(now_ms, 1);
         Ok(GetMinTsResponse {
             header: self.header(),

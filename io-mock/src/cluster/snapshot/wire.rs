@@ -263,6 +263,16 @@ pub(crate) struct Pd {
     pub(crate) external_ts: u64,
     #[prost(uint64, tag = "20")]
     pub(crate) watched: u64,
+    #[prost(message, optional, tag = "21")]
+    pub(crate) tso_service: Option<TsoService>,
+    #[prost(uint64, tag = "22")]
+    pub(crate) tso_changes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct TsoService {
+    #[prost(uint64, optional, tag = "1")]
+    pub(crate) primary: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -273,6 +283,8 @@ pub(crate) struct KnownRegion {
     pub(crate) leader: Option<metapb::Peer>,
     #[prost(uint64, tag = "3")]
     pub(crate) term: u64,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) buckets: Option<metapb::Buckets>,
 }
 
 #[derive(Clone, PartialEq, Message)]

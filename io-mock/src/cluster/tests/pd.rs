@@ -87,9 +87,7 @@ fn test_regions_are_found() {
         ids: vec![999],
         ..Default::default()
     };
-    let response = pd
-        .query_region(0, false, request)
-        .expect("the leader answers");
+    let response = pd.query_region(0, request).expect("the leader answers");
     assert_eq!(response.key_id_map, [parts[2], parts[0]]);
     assert_eq!(response.prev_key_id_map, [parts[1]]);
     assert_eq!(response.regions_by_id.len(), 4);

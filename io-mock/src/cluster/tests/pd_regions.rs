@@ -155,7 +155,7 @@ fn test_query_regions() {
             ids: ids.to_vec(),
             ..Default::default()
         };
-        let answer = b.cluster.pd().query_region(0, false, request);
+        let answer = b.cluster.pd().query_region(0, request);
         answer.expect("an answer")
     };
     // The regions told of, and whether each of them is known.
