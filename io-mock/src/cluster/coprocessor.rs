@@ -73,10 +73,10 @@ impl Cluster {
                 extension.coprocessor(asked, request)
             }),
         };
-        Response {
-            latest_buckets_version: version,
-            ..answer.unwrap_or_else(|| unsupported(request))
-        }
+        let mut answer = answer.unwrap_or_else(|| unsupported(request));
+        answer.latest_buckets_version = version;
+        answer.exec_details_v2.get_or_insert_default();
+        answer
     }
 
     /// Everything that comes before the data; the version of the region's buckets.

@@ -6,7 +6,7 @@
 //! is meant for another cluster ends the stream.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,12 +14,13 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use prost::Message;
 use tikv_core::rpc::frame::{self, HealthFeedback, Item, SplitFrame};
-use tikv_core::wire::Command;
+use tikv_core::wire::{Command, Response};
 use tikv_proto::tikvpb::{BatchCommandsEmptyRequest, BatchCommandsEmptyResponse};
 use tonic::{Status, Streaming};
 
 use super::grpc::{self, Messages};
 use super::store::StoreServer;
+use super::timing;
 use super::waits::Asked;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 
@@ -115,6 +116,7 @@ impl Frames {
             }
             return Ok(());
         }
+        let begun = Instant::now();
         let mut commands = Vec::with_capacity(items.len());
         for item in items {
             match item.arm {
@@ -127,8 +129,10 @@ impl Frames {
         server.world.serve(|counter| {
             for (id, arm, command) in commands {
                 match replied(counter.ask(server.id, command))? {
-                    Some(Asked::Answered(answer)) => ready.push((id, arm, answer.encode())),
-                    Some(waits @ Asked::Waits(_)) => waiting.push(late(id, arm, waits).boxed()),
+                    Some(Asked::Answered(answer)) => ready.push((id, arm, told(answer, begun))),
+                    Some(waits @ Asked::Waits(_)) => {
+                        waiting.push(late(id, arm, waits, begun).boxed());
+                    }
                     None => {}
                 }
             }
@@ -163,20 +167,27 @@ impl Frames {
 }
 
 /// Answers a request that waits for a lock, in a frame that others need not wait for.
-async fn late(id: u64, arm: u32, waits: Asked) -> Result<Option<Answer>, Status> {
+async fn late(id: u64, arm: u32, waits: Asked, begun: Instant) -> Result<Option<Answer>, Status> {
     let answer = replied(waits.answer().await)?;
-    Ok(answer.map(|answer| (id, arm, answer.encode())))
+    Ok(answer.map(|answer| (id, arm, told(answer, begun))))
+}
+
+/// An answer as bytes, with the time it took.
+fn told(mut answer: Response, begun: Instant) -> Bytes {
+    timing::stamp_in_frame(&mut answer, begun);
+    answer.encode()
 }
 
 /// Answers a request to a store that is kept from its work.
 async fn hindered(server: Arc<StoreServer>, item: Item) -> Result<Option<Answer>, Status> {
+    let begun = Instant::now();
     server.impairment.admit().await;
     let answer = match item.arm {
         0 => Some((item.id, 0, Bytes::new())),
         EMPTY => empty(item).await?,
         _ => match command(&item)? {
             Some(command) => replied(server.dispatch(command).await)?
-                .map(|answer| (item.id, item.arm, answer.encode())),
+                .map(|answer| (item.id, item.arm, told(answer, begun))),
             None => None,
         },
     };

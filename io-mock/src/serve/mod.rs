@@ -18,6 +18,7 @@
 //! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
 //! | `plain_http` | what answers to a plain GET |
 //! | `impairment` | what keeps a server from its work |
+//! | `timing` | what answers tell of the time they took |
 //! | `grpc` `codec` | gRPC over raw bytes |
 //! | `world` `waits` | the cluster and its clock, and who waits for a lock |
 
@@ -35,6 +36,7 @@ mod plain_http;
 mod served;
 mod store;
 mod store_calls;
+mod timing;
 mod tls;
 mod waits;
 mod world;

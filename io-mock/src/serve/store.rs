@@ -1,6 +1,7 @@
 //! A store's server: `tikvpb.Tikv`, alone and in frames, and the health service.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use super::impairment::Impairment;
 use super::listener::Service;
 use super::plain_http;
 use super::store_calls;
+use super::timing;
 use super::world::World;
 use crate::cluster::failure::GrpcError;
 use crate::cluster::region::StoreId;
@@ -98,10 +100,12 @@ impl StoreServer {
         let command = Command::decode_request(&path, body.clone())
             .transpose()
             .map_err(grpc::unreadable)?;
+        let begun = Instant::now();
         self.impairment.admit().await;
         let answer = match command {
             Some(command) => {
-                let answer = self.dispatch(command).await.map_err(grpc::status)?;
+                let mut answer = self.dispatch(command).await.map_err(grpc::status)?;
+                timing::stamp_alone(&mut answer, begun);
                 answer.encode()
             }
             None => self.world.with(|cluster, now_ms| {
