@@ -468,7 +468,9 @@ pub fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
     let code = match error.code {
         GrpcCode::Unknown => 2,
         GrpcCode::InvalidArgument => 3,
+        GrpcCode::NotFound => 5,
         GrpcCode::FailedPrecondition => 9,
+        GrpcCode::OutOfRange => 11,
         GrpcCode::Unimplemented => 12,
         GrpcCode::Unavailable => 14,
     };

@@ -226,7 +226,9 @@ fn call(
 fn status(error: GrpcError) -> Value {
     let code = match error.code {
         GrpcCode::InvalidArgument => "INVALID_ARGUMENT",
+        GrpcCode::NotFound => "NOT_FOUND",
         GrpcCode::FailedPrecondition => "FAILED_PRECONDITION",
+        GrpcCode::OutOfRange => "OUT_OF_RANGE",
         GrpcCode::Unavailable => "UNAVAILABLE",
         GrpcCode::Unimplemented => "UNIMPLEMENTED",
         GrpcCode::Unknown => "UNKNOWN",

@@ -68,8 +68,12 @@ pub struct GrpcError {
 pub enum GrpcCode {
     /// The request makes no sense.
     InvalidArgument,
+    /// What the request is about is not there.
+    NotFound,
     /// The server is another one than the client thinks.
     FailedPrecondition,
+    /// The request is about something that is gone, or still to come.
+    OutOfRange,
     /// The server is down or may not serve now.
     Unavailable,
     /// The server has no such method.

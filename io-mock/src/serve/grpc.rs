@@ -82,7 +82,9 @@ pub(super) fn status(error: GrpcError) -> Status {
     let code = match error.code {
         GrpcCode::Unknown => Code::Unknown,
         GrpcCode::InvalidArgument => Code::InvalidArgument,
+        GrpcCode::NotFound => Code::NotFound,
         GrpcCode::FailedPrecondition => Code::FailedPrecondition,
+        GrpcCode::OutOfRange => Code::OutOfRange,
         GrpcCode::Unimplemented => Code::Unimplemented,
         GrpcCode::Unavailable => Code::Unavailable,
     };

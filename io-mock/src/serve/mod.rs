@@ -16,6 +16,7 @@
 //! | `store` `frames` `pd` `health` | what answers there |
 //! | `store_calls` | a store's calls beyond the catalogue |
 //! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
+//! | `etcd` `etcd_watch` | the etcd inside PD |
 //! | `plain_http` | what answers to a plain GET |
 //! | `impairment` | what keeps a server from its work |
 //! | `timing` | what answers tell of the time they took |
@@ -24,6 +25,8 @@
 
 mod builder;
 mod codec;
+mod etcd;
+mod etcd_watch;
 mod frames;
 mod grpc;
 mod health;
@@ -36,6 +39,8 @@ mod plain_http;
 mod served;
 mod store;
 mod store_calls;
+#[cfg(test)]
+mod testing;
 mod timing;
 mod tls;
 mod waits;

@@ -10,6 +10,7 @@ use tikv_core::wire::Command;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::etcd;
 use super::grpc::{self, Messages};
 use super::health;
 use super::impairment::Impairment;
@@ -52,12 +53,11 @@ impl Service for PdServer {
         let path = request.uri().path().to_owned();
         let headers = request.headers();
         let follower_allowed = headers.get(ALLOW_FOLLOWER).is_some_and(|it| it == "true");
-        if path == health::CHECK {
-            return grpc::unary(request, async move |_| {
-                server.impairment.admit().await;
-                Ok(health::serving())
-            })
-            .await;
+        if health::is_call(&path) {
+            return health::call(health::Asked::Pd, &server.impairment, request).await;
+        }
+        if etcd::is_call(&path) {
+            return etcd::call(PdServer::clone(&server), request).await;
         }
         if let Some(answer) = pd_calls::stream(&path) {
             return grpc::each(request, move |body| {
@@ -107,7 +107,25 @@ impl PdServer {
         body: Bytes,
     ) -> Result<Bytes, Status> {
         if let Some(call) = pd_calls::find(path) {
-            return self.with(|at| call(at, body), follower_allowed).await;
+            let answer = |at: pd_calls::At<'_>| {
+                let pd_calls::At {
+                    cluster,
+                    now_ms,
+                    member,
+                    follower_allowed,
+                } = at;
+                let at = pd_calls::At {
+                    cluster: &mut *cluster,
+                    now_ms,
+                    member,
+                    follower_allowed,
+                };
+                let answer = call(at, body);
+                // Who watches etcd hears of safe points that have moved.
+                cluster.pd_mut().etcd_tell_safe_points();
+                answer
+            };
+            return self.with(answer, follower_allowed).await;
         }
         let known = path.starts_with("/pdpb.PD/");
         let command = known.then(|| Command::decode_request(path, body)).flatten();
@@ -122,7 +140,7 @@ impl PdServer {
     }
 
     /// Has a request answered, unless the member is kept from that.
-    async fn with(
+    pub(super) async fn with(
         &self,
         answer: impl FnOnce(pd_calls::At<'_>) -> Result<Bytes, Status>,
         follower_allowed: bool,

@@ -51,12 +51,8 @@ impl Service for StoreServer {
         if path == BATCH_COMMANDS {
             return grpc::streams(request, |requests| frames::answer(server, requests)).await;
         }
-        if path == health::CHECK {
-            return grpc::unary(request, async move |_| {
-                server.impairment.admit().await;
-                Ok(health::serving())
-            })
-            .await;
+        if health::is_call(path) {
+            return health::call(health::Asked::Store, &server.impairment, request).await;
         }
         if !path.starts_with("/tikvpb.Tikv/") {
             return grpc::unimplemented(path);

@@ -106,6 +106,26 @@ impl World {
         });
     }
 
+    /// Has something done to the cluster after a while, if there still is one.
+    pub(super) fn later(
+        &self,
+        wait: Duration,
+        change: impl FnOnce(&mut Cluster, u64) + Send + 'static,
+    ) {
+        let this = self.this.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(world) = this.upgrade() {
+                world.with(change);
+            }
+        });
+    }
+
+    /// Word of changes, from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// What keeps a server from its work.
     pub(super) fn impairment(&self, node: Node) -> Arc<Impairment> {
         lock(&self.impairments).entry(node).or_default().clone()

@@ -1,18 +1,18 @@
 //! PD's small store of keys and values that can be watched, close to etcd's interface: one
 //! revision counts all changes, and a range is a prefix or a pair of bounds.
 //!
-//! The global configuration lives in it too. Deliberately absent: reading at old revisions; leases,
-//! which are kept and never end.
+//! The global configuration lives in it too, and [etcd](super::etcd) itself is another way in.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tikv_proto::meta_storagepb::{
     DeleteRequest, DeleteResponse, ErrorType, Event, GetRequest, GetResponse, KeyValue, PutRequest,
-    PutResponse, RequestHeader, ResponseHeader, WatchRequest, WatchResponse, event,
+    PutResponse, ResponseHeader, WatchRequest, WatchResponse, event,
 };
 
 use super::Pd;
+use super::etcd::Leases;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 
 /// Everything stored, and what has happened to it.
@@ -24,6 +24,7 @@ pub(super) struct MetaStorage {
     pub(super) entries: BTreeMap<Bytes, KeyValue>,
     /// One change each, with the value before it.
     pub(super) events: Vec<Event>,
+    pub(super) leases: Leases,
 }
 
 impl MetaStorage {
@@ -41,7 +42,18 @@ impl MetaStorage {
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Option<KeyValue> {
-        self.revision += 1;
+        self.put_at(self.revision + 1, key, value, lease)
+    }
+
+    /// Puts a key at the present revision, which others have begun, or at the next one.
+    pub(super) fn put_at(
+        &mut self,
+        revision: i64,
+        key: Bytes,
+        value: Bytes,
+        lease: i64,
+    ) -> Option<KeyValue> {
+        self.revision = revision;
         let before = self.entries.get(&key).cloned();
         let entry = KeyValue {
             key: key.clone(),
@@ -63,9 +75,14 @@ impl MetaStorage {
     }
 
     pub(super) fn delete(&mut self, range: &Range) -> Vec<KeyValue> {
+        self.delete_at(self.revision + 1, range)
+    }
+
+    /// Deletes keys at the present revision, which others have begun, or at the next one.
+    pub(super) fn delete_at(&mut self, revision: i64, range: &Range) -> Vec<KeyValue> {
         let keys: Vec<Bytes> = self.within(range).map(|kv| kv.key.clone()).collect();
         if !keys.is_empty() {
-            self.revision += 1;
+            self.revision = revision;
         }
         let deleted = keys.iter().filter_map(|key| self.entries.remove(key));
         let deleted: Vec<KeyValue> = deleted.collect();
@@ -85,6 +102,21 @@ impl MetaStorage {
 
     pub(super) fn within<'a>(&'a self, range: &'a Range) -> impl Iterator<Item = &'a KeyValue> {
         self.entries.values().filter(|kv| range.contains(&kv.key))
+    }
+
+    /// The keys of a range as they were at a revision whose changes, and later ones, are known.
+    pub(super) fn within_at(&self, range: &Range, revision: i64) -> Vec<KeyValue> {
+        let now = self.within(range);
+        let mut then: BTreeMap<&Bytes, &KeyValue> = now.map(|kv| (&kv.key, kv)).collect();
+        let later: Vec<&Event> = self.since(range, revision + 1).collect();
+        for event in later.into_iter().rev() {
+            match (&event.kv, &event.prev_kv) {
+                (_, Some(before)) => then.insert(&before.key, before),
+                (Some(kv), None) => then.remove(&kv.key),
+                (None, None) => None,
+            };
+        }
+        then.into_values().cloned().collect()
     }
 
     /// The changes in a range from a revision on.
@@ -143,7 +175,7 @@ impl Range {
         }
     }
 
-    fn contains(&self, key: &[u8]) -> bool {
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
         match &*self.end {
             [] => *key == *self.start,
             [0] => *key >= *self.start,
@@ -164,12 +196,13 @@ impl Pd {
         self.meta.revision
     }
 
-    fn check_meta(&self, member: usize, header: Option<&RequestHeader>) -> Result<(), GrpcError> {
-        if self.leader != Some(member) {
-            return Err(GrpcError::new(GrpcCode::Unavailable, "not leader"));
+    /// Whether a member answers. Which cluster a request is meant for is not looked at: clients
+    /// leave that out.
+    fn check_meta(&self, member: usize) -> Result<(), GrpcError> {
+        match self.leader == Some(member) {
+            true => Ok(()),
+            false => Err(GrpcError::new(GrpcCode::Unavailable, "not leader")),
         }
-        let got = header.map_or(0, |header| header.cluster_id);
-        self.check_cluster_id(got)
     }
 
     fn meta_header(&self) -> Option<ResponseHeader> {
@@ -180,25 +213,47 @@ impl Pd {
         })
     }
 
+    fn meta_error(&self, message: &str) -> Option<ResponseHeader> {
+        let error = tikv_proto::meta_storagepb::Error {
+            r#type: ErrorType::Unknown.into(),
+            message: message.to_owned(),
+        };
+        Some(ResponseHeader {
+            error: Some(error),
+            ..self.meta_header()?
+        })
+    }
+
     /// Reads keys of the metadata storage.
     pub fn meta_get(&self, member: usize, request: GetRequest) -> Result<GetResponse, GrpcError> {
-        self.check_meta(member, request.header.as_ref())?;
+        self.check_meta(member)?;
         let range = Range {
             start: request.key,
             end: request.range_end,
         };
-        let count = self.meta.within(&range).count();
+        let refused = |message| GetResponse {
+            header: self.meta_error(message),
+            ..GetResponse::default()
+        };
+        let mut kvs: Vec<KeyValue> = match request.revision {
+            ..=0 => self.meta.within(&range).cloned().collect(),
+            at if at > self.meta.revision => {
+                let message = "etcdserver: mvcc: required revision is a future revision";
+                return Ok(refused(message));
+            }
+            at if at < self.meta.compacted => {
+                let message = "etcdserver: mvcc: required revision has been compacted";
+                return Ok(refused(message));
+            }
+            at => self.meta.within_at(&range, at),
+        };
+        let count = kvs.len();
         let limit = usize::try_from(request.limit).ok().filter(|&n| n > 0);
-        let kvs: Vec<KeyValue> = self
-            .meta
-            .within(&range)
-            .take(limit.unwrap_or(usize::MAX))
-            .cloned()
-            .collect();
+        kvs.truncate(limit.unwrap_or(usize::MAX));
         Ok(GetResponse {
             header: self.meta_header(),
             more: kvs.len() < count,
-            kvs,
+            kvs: kvs.into_iter().map(told).collect(),
             count: count as i64,
         })
     }
@@ -209,35 +264,41 @@ impl Pd {
         member: usize,
         request: PutRequest,
     ) -> Result<PutResponse, GrpcError> {
-        self.check_meta(member, request.header.as_ref())?;
+        self.check_meta(member)?;
+        if request.lease != 0 && !self.meta.leases.knows(request.lease) {
+            return Ok(PutResponse {
+                header: self.meta_error("etcdserver: requested lease not found"),
+                prev_kv: None,
+            });
+        }
         let before = self.meta.put(request.key, request.value, request.lease);
         self.watched += 1;
         Ok(PutResponse {
             header: self.meta_header(),
-            prev_kv: before.filter(|_| request.prev_kv),
+            prev_kv: before.filter(|_| request.prev_kv).map(told),
         })
     }
 
-    /// Deletes keys of the metadata storage.
+    /// Deletes a key of the metadata storage: the first one, whatever the request says of a range.
     pub fn meta_delete(
         &mut self,
         member: usize,
         request: DeleteRequest,
     ) -> Result<DeleteResponse, GrpcError> {
-        self.check_meta(member, request.header.as_ref())?;
+        self.check_meta(member)?;
         let range = Range {
             start: request.key,
-            end: request.range_end,
+            end: Bytes::new(),
         };
         let deleted = self.meta.delete(&range);
         self.watched += 1;
         Ok(DeleteResponse {
             header: self.meta_header(),
-            deleted: deleted.len() as i64,
             prev_kvs: match request.prev_kv {
-                true => deleted,
+                true => deleted.into_iter().map(told).collect(),
                 false => Vec::new(),
             },
+            ..DeleteResponse::default()
         })
     }
 
@@ -249,7 +310,7 @@ impl Pd {
         request: &WatchRequest,
         from: i64,
     ) -> Result<(Option<WatchResponse>, i64), GrpcError> {
-        self.check_meta(member, request.header.as_ref())?;
+        self.check_meta(member)?;
         let next = self.meta.revision + 1;
         if from == 0 {
             return Ok((None, next));
@@ -263,8 +324,11 @@ impl Pd {
             if let Some(header) = &mut response.header {
                 header.error = Some(tikv_proto::meta_storagepb::Error {
                     r#type: ErrorType::DataCompacted.into(),
-                    message: "required watch revision is smaller than current compact/min revision"
-                        .to_owned(),
+                    message: format!(
+                        "required watch revision: {from} is smaller than current compact/min \
+                         revision {}.",
+                        self.meta.compacted
+                    ),
                 });
             }
             return Ok((Some(response), next));
@@ -274,12 +338,19 @@ impl Pd {
             end: request.range_end.clone(),
         };
         response.events = self.meta.since(&range, from).cloned().collect();
-        if !request.prev_kv {
-            for event in &mut response.events {
-                event.prev_kv = None;
-            }
+        for event in &mut response.events {
+            event.prev_kv = event.prev_kv.take().filter(|_| request.prev_kv).map(told);
         }
         Ok(((!response.events.is_empty()).then_some(response), next))
+    }
+}
+
+/// What the metadata storage tells of a key, unless somebody watches it: no revisions.
+fn told(kv: KeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key,
+        value: kv.value,
+        ..KeyValue::default()
     }
 }
 
@@ -288,16 +359,8 @@ mod tests {
     use super::*;
     use crate::cluster::pd::testing::pd;
 
-    fn header() -> Option<RequestHeader> {
-        Some(RequestHeader {
-            cluster_id: 1,
-            ..RequestHeader::default()
-        })
-    }
-
     fn put(pd: &mut Pd, key: &'static str, value: &'static str) -> PutResponse {
         let request = PutRequest {
-            header: header(),
             key: key.into(),
             value: value.into(),
             prev_kv: true,
@@ -307,34 +370,57 @@ mod tests {
     }
 
     #[test]
-    fn revisions_count_changes_and_versions_those_of_a_key() {
+    fn keys_are_told_without_their_revisions_and_deleted_one_by_one() {
         let mut pd = pd();
         put(&mut pd, "a/1", "x");
-        put(&mut pd, "b", "y");
+        put(&mut pd, "a/2", "y");
         let before = put(&mut pd, "a/1", "z").prev_kv.unwrap();
-        assert_eq!(&before.value[..], b"x");
+        assert_eq!((&before.value[..], before.version), (&b"x"[..], 0));
         let prefix = Range::prefix(b"a/");
+        // No client says which cluster it means.
         let request = GetRequest {
-            header: header(),
             key: prefix.start.clone(),
             range_end: prefix.end.clone(),
             ..GetRequest::default()
         };
-        let found = pd.meta_get(0, request).unwrap();
+        let found = pd.meta_get(0, request.clone()).unwrap();
+        assert_eq!((found.count, found.header.unwrap().revision), (2, 3));
         let kv = &found.kvs[0];
-        assert_eq!(
-            (found.count, kv.create_revision, kv.mod_revision, kv.version),
-            (1, 1, 3, 2)
-        );
-        let request = DeleteRequest {
-            header: header(),
-            key: prefix.start,
+        assert_eq!((&kv.value[..], kv.mod_revision), (&b"z"[..], 0));
+        let old = GetRequest {
+            revision: 2,
+            ..request.clone()
+        };
+        let found = pd.meta_get(0, old).unwrap();
+        assert_eq!(&found.kvs[0].value[..], b"x");
+        let delete = DeleteRequest {
+            key: "a/1".into(),
             range_end: prefix.end,
+            prev_kv: true,
             ..DeleteRequest::default()
         };
-        assert_eq!(pd.meta_delete(0, request).unwrap().deleted, 1);
-        let wrong = pd.meta_get(0, GetRequest::default());
-        assert_eq!(wrong.unwrap_err().code, GrpcCode::FailedPrecondition);
+        let deleted = pd.meta_delete(0, delete).unwrap();
+        assert_eq!((deleted.deleted, deleted.prev_kvs.len()), (0, 1));
+        assert_eq!(pd.meta_get(0, request.clone()).unwrap().count, 1);
+        pd.set_leader(0, None);
+        let refused = pd.meta_get(0, request).unwrap_err();
+        assert_eq!(refused.code, GrpcCode::Unavailable);
+    }
+
+    #[test]
+    fn a_key_hangs_on_no_lease_that_is_not_there() {
+        let mut pd = pd();
+        let request = PutRequest {
+            key: "a".into(),
+            lease: 7,
+            ..PutRequest::default()
+        };
+        let error = pd.meta_put(0, request).unwrap().header.unwrap().error;
+        assert_eq!(
+            error.unwrap().message,
+            "etcdserver: requested lease not found"
+        );
+        assert_eq!(pd.meta_revision(), 0);
     }
 
     #[test]
@@ -342,7 +428,6 @@ mod tests {
         let mut pd = pd();
         put(&mut pd, "a", "1");
         let request = WatchRequest {
-            header: header(),
             key: "a".into(),
             ..WatchRequest::default()
         };

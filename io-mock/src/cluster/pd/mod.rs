@@ -7,6 +7,11 @@
 //! Deliberately absent: placement. PD never moves a region by itself, only when it is asked to
 //! scatter.
 
+#[cfg_attr(
+    not(feature = "serve"),
+    expect(dead_code, reason = "only the servers of PD's members ask etcd")
+)]
+pub(crate) mod etcd;
 mod gc;
 mod gc_calls;
 mod gc_legacy;

@@ -4,6 +4,7 @@ use std::num::TryFromIntError;
 
 use tikv_proto::keyspacepb::KeyspaceMeta;
 
+use super::etcd::{Lease, Leases};
 use super::gc::{Barrier, Barriers, GcState, GcStates, NULL_KEYSPACE};
 use super::keyspaces::{Keyspaces, id_of};
 use super::meta_storage::MetaStorage;
@@ -40,6 +41,7 @@ impl Pd {
             meta_compacted: self.meta.compacted,
             meta_entries: self.meta.entries.values().cloned().collect(),
             meta_events: self.meta.events.clone(),
+            meta_leases: save_leases(&self.meta.leases),
             resource_groups: save_groups(&self.resources),
             operators: self
                 .operators
@@ -85,6 +87,7 @@ impl Pd {
                     .map(|entry| (entry.key.clone(), entry))
                     .collect(),
                 events: saved.meta_events,
+                leases: load_leases(saved.meta_leases),
             },
             resources: load_groups(saved.resource_groups)?,
             operators: Operators {
@@ -184,6 +187,30 @@ fn load_keyspaces(saved: Vec<KeyspaceMeta>, changes: Vec<u32>) -> Keyspaces {
     Keyspaces {
         by_id: saved.into_iter().map(|meta| (id_of(&meta), meta)).collect(),
         changes,
+    }
+}
+
+fn save_leases(leases: &Leases) -> Vec<wire::Lease> {
+    let leases = leases.by_id.iter();
+    leases
+        .map(|(id, lease)| wire::Lease {
+            id: *id,
+            ttl_s: lease.ttl_s,
+            ends_at_ms: lease.ends_at_ms,
+        })
+        .collect()
+}
+
+fn load_leases(saved: Vec<wire::Lease>) -> Leases {
+    let by_id = saved.into_iter().map(|one| {
+        let lease = Lease {
+            ttl_s: one.ttl_s,
+            ends_at_ms: one.ends_at_ms,
+        };
+        (one.id, lease)
+    });
+    Leases {
+        by_id: by_id.collect(),
     }
 }
 

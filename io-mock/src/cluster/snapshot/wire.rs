@@ -267,12 +267,24 @@ pub(crate) struct Pd {
     pub(crate) tso_service: Option<TsoService>,
     #[prost(uint64, tag = "22")]
     pub(crate) tso_changes: u64,
+    #[prost(message, repeated, tag = "30")]
+    pub(crate) meta_leases: Vec<Lease>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct TsoService {
     #[prost(uint64, optional, tag = "1")]
     pub(crate) primary: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Lease {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+    #[prost(int64, tag = "2")]
+    pub(crate) ttl_s: i64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) ends_at_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
