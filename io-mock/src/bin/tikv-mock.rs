@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use tikv_io_mock::cluster::Config;
@@ -43,6 +44,10 @@ struct Args {
     /// second line.
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
     control: Option<SocketAddr>,
+    /// After how many milliseconds stale reads may be newer again, as TiKV's
+    /// `resolved-ts.advance-ts-interval`; 0 is never.
+    #[arg(long, value_name = "MS", default_value_t = 20_000)]
+    safe_ts_every: u64,
     /// Save the whole cluster to a file at the end.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -94,7 +99,8 @@ fn builder(args: &Args) -> io::Result<ServedClusterBuilder> {
         .config(config)
         .even_regions(args.regions)
         .keyspaces(&args.keyspace)
-        .pd_address(args.pd_addr);
+        .pd_address(args.pd_addr)
+        .safe_ts_every(Duration::from_millis(args.safe_ts_every));
     if let Some(file) = &args.load {
         builder = builder.load(file)?;
     }

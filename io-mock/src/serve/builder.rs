@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tikv_proto::kvrpcpb::ApiVersion;
@@ -29,6 +30,7 @@ pub struct ServedClusterBuilder {
     keyspaces: Vec<String>,
     pd_address: SocketAddr,
     tls: Option<PathBuf>,
+    safe_ts_every: Option<Duration>,
 }
 
 impl Default for ServedClusterBuilder {
@@ -41,6 +43,7 @@ impl Default for ServedClusterBuilder {
             keyspaces: Vec::new(),
             pd_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: None,
+            safe_ts_every: None,
         }
     }
 }
@@ -97,6 +100,14 @@ impl ServedClusterBuilder {
     /// key, `key.pem`; if it holds neither, both are made and written there.
     pub fn tls(mut self, directory: impl Into<PathBuf>) -> Self {
         self.tls = Some(directory.into());
+        self
+    }
+
+    /// Stale reads become possible by themselves: leaders work out at the start, and then after
+    /// each such time, up to where they are complete. Without it only
+    /// [`Cluster::advance_safe_ts`] does that. Zero is the same as without.
+    pub fn safe_ts_every(mut self, every: Duration) -> Self {
+        self.safe_ts_every = Some(every).filter(|every| !every.is_zero());
         self
     }
 
@@ -192,6 +203,9 @@ impl ServedClusterBuilder {
         }
         for (server, socket) in pd.iter().zip(pd_sockets) {
             server.serve(socket);
+        }
+        if let Some(every) = self.safe_ts_every {
+            world.advance_safe_ts(every);
         }
         let pd_address = pd.first().map_or(self.pd_address, Server::address);
         Ok(ServedCluster::new(world, pd_address, pd, stores, tls))

@@ -17,7 +17,7 @@
 //! | `store_calls` | a store's calls beyond the catalogue |
 //! | `pd_calls` `pd_watches` | PD's calls beyond the catalogue, and those that are answered with a stream |
 //! | `etcd` `etcd_watch` | the etcd inside PD |
-//! | `plain_http` | what answers to a plain GET |
+//! | `plain_http` `pd_http` | what answers to plain HTTP: a store, a member of PD |
 //! | `impairment` | what keeps a server from its work |
 //! | `timing` | what answers tell of the time they took |
 //! | `grpc` `codec` | gRPC over raw bytes |
@@ -34,6 +34,7 @@ mod impairment;
 mod listener;
 mod pd;
 mod pd_calls;
+mod pd_http;
 mod pd_watches;
 mod plain_http;
 mod served;

@@ -16,7 +16,7 @@ use super::health;
 use super::impairment::Impairment;
 use super::listener::Service;
 use super::world::World;
-use super::{pd_calls, pd_watches, plain_http};
+use super::{pd_calls, pd_http, pd_watches, plain_http};
 use crate::cluster::Cluster;
 use crate::cluster::failure::GrpcError;
 use crate::dispatch;
@@ -37,8 +37,8 @@ pub(super) struct PdServer {
 
 impl Service for PdServer {
     async fn call(self: Arc<Self>, request: http::Request<Incoming>) -> http::Response<Body> {
-        if request.method() == http::Method::GET {
-            return plain_http::pd(&self, request.uri());
+        if plain_http::is_plain(&request) {
+            return pd_http::answer(&self, request).await;
         }
         let server = match request.headers().get(FORWARDED_HOST) {
             None => self,

@@ -1,61 +1,22 @@
-//! What a store and a member of PD answer to a plain GET, at the same port: a store its status, PD
-//! up to where reads of old data are safe. Clients of TiDB ask the latter.
+//! What a store answers over plain HTTP, at the same port: its status. A member of PD has
+//! [more to say](super::pd_http).
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
-use serde_json::{Map, Value, json};
-use tikv_proto::kvrpcpb::{ApiVersion, StoreSafeTsRequest};
+use serde_json::{Value, json};
+use tikv_proto::kvrpcpb::ApiVersion;
 use tonic::body::Body;
 
-use super::pd::PdServer;
 use super::store::StoreServer;
 use crate::cluster::Cluster;
-use crate::cluster::region::{RegionId, StoreId};
+use crate::cluster::region::RegionId;
 
-const MIN_RESOLVED_TS: &str = "/pd/api/v1/min-resolved-ts";
-
-/// Answers for a member of PD.
-pub(super) fn pd(server: &PdServer, uri: &http::Uri) -> Response<Body> {
-    server.world.with(|cluster, now_ms| match uri.path() {
-        MIN_RESOLVED_TS => {
-            let scope = uri.query().and_then(|query| {
-                let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-                pairs.find(|(name, _)| *name == "scope")
-            });
-            let scope = scope.map_or("", |(_, scope)| scope);
-            json_answer(&min_resolved_ts(cluster, now_ms, scope))
-        }
-        "/pd/api/v1/version" => json_answer(&json!({
-            "version": format!("v{}", cluster.config().store_version),
-        })),
-        _ => nothing(StatusCode::NOT_FOUND),
-    })
-}
-
-/// The least timestamp of all stores, and those of the stores that are asked for: `cluster` for all,
-/// or ids separated by commas.
-fn min_resolved_ts(cluster: &mut Cluster, now_ms: u64, scope: &str) -> Value {
-    let ids: Vec<StoreId> = cluster.store_ids().collect();
-    let mut all = Vec::new();
-    for id in ids {
-        let asked = StoreSafeTsRequest::default();
-        let safe_ts = cluster.get_store_safe_ts(now_ms, id, asked).safe_ts;
-        all.push((id, safe_ts));
-    }
-    let asked = |id: &StoreId| scope == "cluster" || scope.split(',').any(|s| s.parse() == Ok(*id));
-    let stores: Map<String, Value> = all
-        .iter()
-        .filter(|(id, _)| asked(id))
-        .map(|(id, ts)| (id.to_string(), json!(ts)))
-        .collect();
-    let least = all.iter().map(|(_, ts)| *ts).min().unwrap_or_default();
-    json!({
-        "is_real_time": true,
-        "min_resolved_ts": least,
-        "persist_interval": "1s",
-        "stores_min_resolved_ts": stores,
-    })
+/// Whether a request is plain HTTP: all of gRPC is posted, and says so.
+pub(super) fn is_plain<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    request.method() != Method::POST || !is_grpc
 }
 
 /// Answers for a store.
@@ -107,15 +68,20 @@ fn region(cluster: &Cluster, id: RegionId) -> Option<Value> {
     }))
 }
 
-fn json_answer(value: &Value) -> Response<Body> {
-    text(value.to_string())
+pub(super) fn json_answer(value: &Value) -> Response<Body> {
+    let mut response = text(value.to_string());
+    let json = http::HeaderValue::from_static("application/json; charset=UTF-8");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
+    response
 }
 
 fn text(text: impl Into<Bytes>) -> Response<Body> {
     Response::new(Body::new(Full::new(text.into())))
 }
 
-fn nothing(status: StatusCode) -> Response<Body> {
+pub(super) fn nothing(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::new(Empty::<Bytes>::new()));
     *response.status_mut() = status;
     response

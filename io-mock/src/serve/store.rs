@@ -36,8 +36,11 @@ pub(super) struct StoreServer {
 
 impl Service for StoreServer {
     async fn call(self: Arc<Self>, request: http::Request<Incoming>) -> http::Response<Body> {
-        if request.method() == http::Method::GET {
-            return plain_http::store(&self, request.uri());
+        if plain_http::is_plain(&request) {
+            return match *request.method() {
+                http::Method::GET => plain_http::store(&self, request.uri()),
+                _ => plain_http::nothing(http::StatusCode::NOT_FOUND),
+            };
         }
         let server = match request.headers().get(FORWARDED_HOST) {
             None => self,

@@ -13,7 +13,11 @@ use super::grpc::{self, Messages};
 use super::impairment::Impairment;
 use super::waits::{Counter, Waits};
 use crate::cluster::Cluster;
+use crate::cluster::region::RegionId;
 use crate::node::Node;
+
+/// Of so many regions it is worked out under one lock up to where they are complete.
+const REGIONS_AT_ONCE: usize = 1_024;
 
 /// The cluster and its clock.
 #[derive(Debug)]
@@ -117,6 +121,31 @@ impl World {
             tokio::time::sleep(wait).await;
             if let Some(world) = this.upgrade() {
                 world.with(change);
+            }
+        });
+    }
+
+    /// Has leaders work out now, and then again and again, up to where stale reads are complete, as
+    /// stores do by themselves.
+    pub(super) fn advance_safe_ts(&self, every: Duration) {
+        let this = self.this.clone();
+        self.runtime.spawn(async move {
+            loop {
+                let Some(world) = this.upgrade() else {
+                    return;
+                };
+                let regions: Vec<RegionId> =
+                    world.with(|cluster, _| cluster.regions().ids().collect());
+                for some in regions.chunks(REGIONS_AT_ONCE) {
+                    world.with(|cluster, now_ms| {
+                        for region in some {
+                            cluster.advance_safe_ts(now_ms, *region);
+                        }
+                    });
+                    tokio::task::yield_now().await;
+                }
+                drop(world);
+                tokio::time::sleep(every).await;
             }
         });
     }

@@ -91,6 +91,24 @@ impl Pd {
         })
     }
 
+    /// The services that hold the shared point for transactions back: each with where it does so,
+    /// and until when in seconds since the Unix epoch.
+    pub fn service_safe_points(&self) -> Vec<(String, u64, i64)> {
+        let barriers = self.gc.shared.barriers.iter();
+        let until_s = |at_ms: Option<u64>| match at_ms {
+            Some(at_ms) => i64::try_from(at_ms.div_ceil(1_000)).unwrap_or(i64::MAX),
+            None => i64::MAX,
+        };
+        barriers
+            .map(|(id, barrier)| (id.clone(), barrier.ts, until_s(barrier.expires_at_ms)))
+            .collect()
+    }
+
+    /// Forgets what a service holds back.
+    pub fn forget_service_safe_point(&mut self, service: &str) {
+        self.gc.shared.barriers.remove(service);
+    }
+
     fn hold(
         &mut self,
         now_ms: u64,

@@ -110,6 +110,21 @@ impl Pd {
             .filter(|known| known.meta.end_key.is_empty() || encoded < known.meta.end_key.as_ref())
     }
 
+    /// A region by its id.
+    pub fn known_region(&self, id: RegionId) -> Option<&KnownRegion> {
+        self.by_id.get(&id)
+    }
+
+    /// The regions that hold keys from one encoded key up to another, or up to the end if that is
+    /// empty.
+    pub fn scan(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = &KnownRegion> {
+        let first = self.containing(start);
+        let first = first.filter(|known| *known.meta.start_key < *start);
+        let end = Bytes::copy_from_slice(end);
+        let within = move |known: &&KnownRegion| end.is_empty() || known.meta.start_key < end;
+        first.into_iter().chain(self.from(start)).take_while(within)
+    }
+
     /// Regions PD believes start at or after an encoded key.
     pub(super) fn from(&self, encoded: &[u8]) -> impl Iterator<Item = &KnownRegion> {
         use std::ops::Bound::{Included, Unbounded};

@@ -53,6 +53,15 @@ impl Default for Keyspaces {
     }
 }
 
+/// Why a keyspace does not come into another state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateError {
+    /// How PD sorts it.
+    pub kind: ErrorType,
+    /// What is wrong.
+    pub message: String,
+}
+
 /// Where the keys of a keyspace begin and end, raw and transactional, encoded as the bounds of
 /// regions.
 pub fn bounds(id: u32) -> [Bytes; 4] {
@@ -70,7 +79,7 @@ pub fn bounds(id: u32) -> [Bytes; 4] {
 }
 
 /// The id of a keyspace, however it is told.
-pub(super) fn id_of(meta: &KeyspaceMeta) -> u32 {
+pub(crate) fn id_of(meta: &KeyspaceMeta) -> u32 {
     match &meta.keyspace {
         Some(keyspace_meta::Keyspace::Id(id)) => *id,
         Some(keyspace_meta::Keyspace::KeyspaceIdentity(identity)) => identity.keyspace_id,
@@ -125,6 +134,12 @@ impl Pd {
     /// All keyspaces, in the order of their ids.
     pub fn keyspaces(&self) -> impl Iterator<Item = (u32, &KeyspaceMeta)> {
         self.keyspaces.by_id.iter().map(|(id, meta)| (*id, meta))
+    }
+
+    /// A keyspace by its name, whether or not its regions stand.
+    pub fn keyspace_named(&self, name: &str) -> Option<&KeyspaceMeta> {
+        let mut all = self.keyspaces.by_id.values();
+        all.find(|meta| meta.name == name)
     }
 
     /// Adds a keyspace without looking at regions.
@@ -274,23 +289,44 @@ impl Pd {
             Some(Keyspace::KeyspaceIdentity(identity)) => identity.keyspace_id,
             None => DEFAULT_ID,
         };
-        let refused = |kind, why: &str| UpdateKeyspaceStateResponse {
-            header: self.error_header(kind, why),
-            keyspace: None,
+        Ok(match self.set_keyspace_state(now_ms, id, request.state()) {
+            Ok(meta) => UpdateKeyspaceStateResponse {
+                header: self.header(),
+                keyspace: Some(meta),
+            },
+            Err(StateError { kind, message }) => UpdateKeyspaceStateResponse {
+                header: self.error_header(kind, message),
+                keyspace: None,
+            },
+        })
+    }
+
+    /// The same without a request.
+    ///
+    /// # Errors
+    ///
+    /// There is no such keyspace, it is protected, or it can't get there from where it is.
+    pub fn set_keyspace_state(
+        &mut self,
+        now_ms: u64,
+        id: u32,
+        to: KeyspaceState,
+    ) -> Result<KeyspaceMeta, StateError> {
+        let refused = |kind, message: &str| StateError {
+            kind,
+            message: message.to_owned(),
         };
         if id == DEFAULT_ID || id == SYSTEM_ID {
-            return Ok(refused(
-                ErrorType::Unknown,
-                "modifying protected keyspace is not allowed",
-            ));
+            let why = "modifying protected keyspace is not allowed";
+            return Err(refused(ErrorType::Unknown, why));
         }
         let Some(meta) = self.keyspaces.by_id.get(&id) else {
-            return Ok(refused(ErrorType::EntryNotFound, "keyspace does not exist"));
+            return Err(refused(ErrorType::EntryNotFound, "keyspace does not exist"));
         };
-        let (from, to) = (meta.state(), request.state());
+        let from = meta.state();
         if !may_become(from, to) {
             let why = format!("cannot change keyspace state from {from:?} to {to:?}");
-            return Ok(refused(ErrorType::Unknown, &why));
+            return Err(refused(ErrorType::Unknown, &why));
         }
         let mut meta = meta.clone();
         if from != to {
@@ -299,10 +335,40 @@ impl Pd {
             self.keyspaces.by_id.insert(id, meta.clone());
             self.note_keyspace(id);
         }
-        Ok(UpdateKeyspaceStateResponse {
-            header: self.header(),
-            keyspace: Some(meta),
-        })
+        Ok(meta)
+    }
+
+    /// Changes entries of a keyspace's configuration; one without a value goes.
+    ///
+    /// # Errors
+    ///
+    /// There is no such keyspace, or it is past being changed.
+    pub fn configure_keyspace(
+        &mut self,
+        id: u32,
+        changes: BTreeMap<String, Option<String>>,
+    ) -> Result<KeyspaceMeta, String> {
+        let Some(meta) = self.keyspaces.by_id.get_mut(&id) else {
+            return Err("[PD:keyspace:ErrKeyspaceNotFound]keyspace does not exist".to_owned());
+        };
+        if !matches!(
+            meta.state(),
+            KeyspaceState::Enabled | KeyspaceState::Disabled
+        ) {
+            let state = meta.state().as_str_name();
+            return Err(format!(
+                "cannot change config for keyspace with state {state}"
+            ));
+        }
+        for (name, value) in changes {
+            match value {
+                Some(value) => meta.config.insert(name, value),
+                None => meta.config.remove(&name),
+            };
+        }
+        let meta = meta.clone();
+        self.note_keyspace(id);
+        Ok(meta)
     }
 
     /// What a watcher that has seen `seen` changes is told next, and how many it has seen then;
