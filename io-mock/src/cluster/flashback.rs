@@ -175,7 +175,12 @@ impl Cluster {
             context,
             Access::Flashback,
             start_ts,
-            |work, _| command(work, flashback),
+            |work, _| {
+                let result = command(work, flashback)?;
+                // Whoever waits for a lock here is not told.
+                work.changes.released.clear();
+                Ok(result)
+            },
         )
     }
 
@@ -260,7 +265,8 @@ fn lock_first_key(work: &mut Work<'_>, flashback: &Flashback) -> Result<(), Fail
     let lock = Lock {
         short_value: old.and_then(|write| write.short_value),
         txn_size: 1,
-        ..Lock::new(kind, key.to_user(), start_ts, 0)
+        // The server names the stored key where the user's is meant.
+        ..Lock::new(kind, key.encoded().clone(), start_ts, 0)
     };
     work.changes.put_lock(key, lock);
     Ok(())

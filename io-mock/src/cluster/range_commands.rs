@@ -72,6 +72,9 @@ impl Cluster {
             }
         }
         let region = self.check_region(store, &context, Access::ReadLeader)?;
+        if !start.is_empty() {
+            self.reader(store, region).check_seek(&start)?;
+        }
         let (locks, _) =
             self.reader(store, region)
                 .scan_locks(&start, &end, request.limit as usize, |lock| {
@@ -132,7 +135,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Deletes a range of stored keys from the whole store, past all regions.
+    /// Deletes a range from the whole store, past all regions. The keys are a transaction's, so raw
+    /// data of API v1 is met only where its keys look like stored ones.
     pub fn unsafe_destroy_range(
         &mut self,
         _now_ms: u64,
@@ -152,8 +156,9 @@ impl Cluster {
                 ..UnsafeDestroyRangeResponse::default()
             };
         }
-        self.engine
-            .destroy_range(&request.start_key, &request.end_key);
+        let start = key::encode(&request.start_key);
+        let end = key::encode(&request.end_key);
+        self.engine.destroy_range(&start, &end);
         UnsafeDestroyRangeResponse::default()
     }
 

@@ -48,7 +48,7 @@ impl Cluster {
         let key = Key::from_user(&request.key);
         let wanted = Wanted {
             commit_ts: request.need_commit_ts,
-            key_only: false,
+            ..Wanted::default()
         };
         let plan = ReadPlan {
             context: &context,
@@ -76,7 +76,6 @@ impl Cluster {
             Err(failure) => {
                 let (region_error, error) = failure.split();
                 GetResponse {
-                    exec_details_v2: error.is_some().then(Box::default),
                     region_error,
                     error,
                     ..GetResponse::default()
@@ -97,7 +96,7 @@ impl Cluster {
         let keys: Vec<Key> = request.keys.iter().map(|key| Key::from_user(key)).collect();
         let wanted = Wanted {
             commit_ts: request.need_commit_ts,
-            key_only: false,
+            ..Wanted::default()
         };
         let plan = ReadPlan {
             context: &context,
@@ -129,10 +128,10 @@ impl Cluster {
             Err(failure) => {
                 let (region_error, error) = failure.split();
                 BatchGetResponse {
-                    exec_details_v2: error.is_some().then(Box::default),
                     region_error,
                     pairs: error.clone().map(error_pair).into_iter().collect(),
                     error,
+                    ..BatchGetResponse::default()
                 }
             }
         }
@@ -177,10 +176,9 @@ impl Cluster {
             Err(failure) => {
                 let (region_error, error) = failure.split();
                 BufferBatchGetResponse {
-                    exec_details_v2: error.is_some().then(Box::default),
                     region_error,
-                    pairs: error.clone().map(error_pair).into_iter().collect(),
                     error,
+                    ..BufferBatchGetResponse::default()
                 }
             }
         }
@@ -316,8 +314,8 @@ impl Cluster {
         })?;
         let region = self.check_region(store, &context, Access::Read(Some(plan.ts)))?;
         let wanted = Wanted {
-            commit_ts: false,
             key_only: request.key_only,
+            ..Wanted::default()
         };
         let rules = plan.rules(&context.committed_locks);
         Ok(scan(&self.reader(store, region), &range, &rules, wanted)?)

@@ -192,6 +192,9 @@ impl Cluster {
     ) -> Result<(), Failure> {
         let context = system(request.context.clone());
         let (start_ts, commit_ts) = (request.start_version, request.commit_version);
+        if start_ts == 0 {
+            return Err(MvccError::crash("keys to resolve without a transaction").into());
+        }
         self.txn_write(now_ms, store, &context, start_ts, |work, _| {
             for key in &request.keys {
                 let key = Key::from_user(key);
@@ -216,7 +219,7 @@ impl Cluster {
         request: &ResolveLockRequest,
     ) -> Result<(), Failure> {
         let context = system(request.context.clone());
-        let fates: BTreeMap<u64, u64> = if request.txn_infos.is_empty() {
+        let fates: BTreeMap<u64, u64> = if request.start_version > 0 {
             [(request.start_version, request.commit_version)].into()
         } else {
             request

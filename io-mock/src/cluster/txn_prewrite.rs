@@ -100,7 +100,9 @@ impl Cluster {
         };
         let asynchronous = request.use_async_commit;
         let outcome = self.txn_write(now_ms, store, &context, start_ts, |work, region| {
-            if !pessimistic && mutations.len() > EMPTY_RANGE_CHECK_ABOVE {
+            if pessimistic {
+                constrain(&request, &mut mutations)?;
+            } else if mutations.len() > EMPTY_RANGE_CHECK_ABOVE {
                 mutations.sort_by(|a, b| a.key.cmp(&b.key));
                 if let (Some(first), Some(last)) = (mutations.first(), mutations.last())
                     && !has_versions(&work.reader, &first.key, &last.key)
@@ -148,15 +150,14 @@ impl Cluster {
         match self.try_flush(now_ms, store, request) {
             Ok(errors) => FlushResponse {
                 errors,
-                exec_details_v2: Some(Box::default()),
                 ..FlushResponse::default()
             },
             Err(failure) => {
                 let (region_error, error) = failure.split();
                 FlushResponse {
-                    exec_details_v2: error.is_some().then(Box::default),
                     region_error,
                     errors: error.map(|error| *error).into_iter().collect(),
+                    ..FlushResponse::default()
                 }
             }
         }
@@ -206,19 +207,15 @@ impl Cluster {
 
 fn prewrite_mutations(request: &PrewriteRequest) -> Result<Vec<Mutation>, MvccError> {
     let optimistic = request.for_update_ts == 0;
-    if !optimistic && request.pessimistic_actions.len() < request.mutations.len() {
-        return Err(MvccError::Abort(
-            "invalid request: fewer pessimistic actions than mutations; a real server would drop \
-             the mutations without one"
-                .to_owned(),
-        ));
-    }
+    let mut actions = request.pessimistic_actions();
     let mut mutations = Vec::with_capacity(request.mutations.len());
-    for (index, m) in request.mutations.iter().enumerate() {
-        let action = match request.pessimistic_actions.get(index) {
-            Some(&action) if !optimistic => PessimisticAction::try_from(action)
-                .unwrap_or(PessimisticAction::SkipPessimisticCheck),
-            _ => PessimisticAction::SkipPessimisticCheck,
+    for m in &request.mutations {
+        let action = match actions.next() {
+            _ if optimistic => PessimisticAction::SkipPessimisticCheck,
+            Some(action) => action,
+            // The server takes the two lists together as far as the shorter one goes, without a
+            // word about the mutations that are left.
+            None => break,
         };
         let mut mutation = mutation(m, action)?;
         if request.use_async_commit {
@@ -231,12 +228,13 @@ fn prewrite_mutations(request: &PrewriteRequest) -> Result<Vec<Mutation>, MvccEr
         }
         mutations.push(mutation);
     }
-    for constraint in request
-        .for_update_ts_constraints
-        .iter()
-        .filter(|_| !optimistic)
-    {
-        let count = mutations.len();
+    Ok(mutations)
+}
+
+/// Tells mutations which version their pessimistic locks must have been granted at.
+fn constrain(request: &PrewriteRequest, mutations: &mut [Mutation]) -> Result<(), MvccError> {
+    let count = mutations.len();
+    for constraint in &request.for_update_ts_constraints {
         let Some(mutation) = mutations.get_mut(constraint.index as usize) else {
             return Err(MvccError::txn(format_args!(
                 "Other(\"prewrite request invalid: for_update_ts constraint set for index {} while \
@@ -246,7 +244,7 @@ fn prewrite_mutations(request: &PrewriteRequest) -> Result<Vec<Mutation>, MvccEr
         };
         mutation.expected_for_update_ts = Some(constraint.expected_for_update_ts);
     }
-    Ok(mutations)
+    Ok(())
 }
 
 fn mutation(m: &kvrpcpb::Mutation, action: PessimisticAction) -> Result<Mutation, MvccError> {
@@ -369,6 +367,7 @@ fn commit_at_once(work: &mut Work<'_>, out: Prewritten, commit_ts: u64) {
         };
         let write = WriteRecord {
             txn_source: lock.txn_source,
+            last_change: lock.last_change,
             ..WriteRecord::new(kind, work.start_ts, lock.short_value)
         };
         work.changes.put_write(key.clone(), commit_ts, write);

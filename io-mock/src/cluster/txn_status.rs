@@ -34,11 +34,9 @@ impl Cluster {
             resolving_pessimistic: request.resolving_pessimistic_lock,
             verify_is_primary: request.verify_is_primary,
         };
-        let newest = [request.lock_ts, request.current_ts, request.caller_start_ts]
-            .into_iter()
-            .filter(|&ts| ts != u64::MAX)
-            .max()
-            .unwrap_or_default();
+        let others = [request.current_ts, request.caller_start_ts];
+        let others = others.into_iter().filter(|&ts| ts != u64::MAX).max();
+        let newest = request.lock_ts.max(others.unwrap_or_default());
         let result = self.txn_write(now_ms, store, &context, request.lock_ts, |work, _| {
             raise_checked(work, &context, newest)?;
             Ok(check_txn_status(work, &key, &query)?)

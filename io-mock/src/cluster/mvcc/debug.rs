@@ -46,14 +46,17 @@ fn shown(lock: &KeyLock) -> Option<&Lock> {
     }
 }
 
-/// The server shows only these four fields.
+/// The server shows only these fields.
 fn show_lock(lock: &Lock) -> MvccLock {
     let op = lock.info(bytes::Bytes::new()).lock_type;
+    let (last_change_ts, versions_to_last_change) = lock.last_change.to_parts();
     MvccLock {
         r#type: op,
         start_ts: lock.start_ts,
         primary: lock.primary.clone(),
         short_value: lock.short_value.clone().unwrap_or_default(),
+        last_change_ts,
+        versions_to_last_change,
         ..MvccLock::default()
     }
 }

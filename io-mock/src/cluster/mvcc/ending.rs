@@ -86,6 +86,7 @@ pub fn commit(
     let write = WriteRecord {
         overlapped_rollback: overlapped,
         txn_source: lock.txn_source,
+        last_change: lock.last_change,
         ..WriteRecord::new(kind, start_ts, lock.short_value.clone())
     };
     work.changes.put_write(key.clone(), commit_ts, write);

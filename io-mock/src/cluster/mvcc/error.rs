@@ -291,7 +291,11 @@ pub fn list(bytes: &[u8]) -> String {
 }
 
 fn debug_info(key: &Bytes, mvcc: &Option<Box<kvrpcpb::MvccInfo>>) -> Option<kvrpcpb::DebugInfo> {
-    let mvcc = mvcc.as_deref()?.clone();
+    // Long values are left out here.
+    let mvcc = kvrpcpb::MvccInfo {
+        values: Vec::new(),
+        ..mvcc.as_deref()?.clone()
+    };
     Some(kvrpcpb::DebugInfo {
         mvcc_info: vec![kvrpcpb::MvccDebugInfo {
             key: key.clone(),

@@ -1,7 +1,6 @@
 //! Locks: what a transaction leaves on a key until it ends, and when a read minds it.
 //!
-//! A key holds either one exclusive lock or a set of shared ones. The distance to the last change
-//! that the server stores as a read optimisation is deliberately absent: it changes no answer.
+//! A key holds either one exclusive lock or a set of shared ones.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use tikv_proto::kvrpcpb::{self, IsolationLevel, LockInfo};
 
 use super::error::MvccError;
+use super::last_change::LastChange;
 use crate::cluster::key::Key;
 
 /// What a lock will become when it is committed.
@@ -68,6 +68,8 @@ pub struct Lock {
     pub locked_with_conflict: bool,
     /// Which flush of a pipelined transaction wrote it; 0 for others.
     pub generation: u64,
+    /// Where the newest data of the key stands; kept by locks without data only.
+    pub last_change: LastChange,
 }
 
 impl Lock {
@@ -89,6 +91,7 @@ impl Lock {
             txn_source: 0,
             locked_with_conflict: false,
             generation: 0,
+            last_change: LastChange::Unknown,
         }
     }
 
@@ -97,9 +100,10 @@ impl Lock {
         self.kind == LockKind::Pessimistic
     }
 
-    /// Whether its time to live has passed at `current_ts`. The last millisecond still counts.
+    /// Whether its time to live has passed at `current_ts`. The last millisecond still counts. The
+    /// server's sum wraps, so a lock that is to live for ever has died long ago.
     pub fn is_expired(&self, current_ts: u64) -> bool {
-        physical(self.start_ts).saturating_add(self.ttl) < physical(current_ts)
+        physical(self.start_ts).wrapping_add(self.ttl) < physical(current_ts)
     }
 
     /// As clients see it.

@@ -10,6 +10,7 @@ pub mod debug;
 pub mod ending;
 pub mod engine;
 pub mod error;
+pub mod last_change;
 pub mod lock;
 pub mod max_ts;
 pub mod past;

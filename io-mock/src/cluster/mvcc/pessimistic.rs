@@ -7,6 +7,7 @@ use tikv_proto::kvrpcpb::write_conflict::Reason;
 
 use super::changes::Work;
 use super::error::MvccError;
+use super::last_change::LastChange;
 use super::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use super::prewrite::check_absent;
 use super::write_record::{WriteKind, WriteRecord};
@@ -92,6 +93,8 @@ pub fn acquire(
     let mut granted = Granted::default();
     let mut for_update_ts = request.for_update_ts;
     let mut conflict = None;
+    let above = newest.as_ref().map(|(ts, write)| (*ts, write));
+    let last_change = LastChange::above(&work.reader, key, above, work.start_ts)?;
     if let Some((commit_ts, write)) = newest {
         if commit_ts > for_update_ts {
             let error = conflict_error(work, request, key, commit_ts, &write);
@@ -114,7 +117,10 @@ pub fn acquire(
             granted.value = newest_value(work, key, commit_ts, &write, load)?;
         }
     }
-    let lock = new_lock(work, request, for_update_ts, conflict.is_some());
+    let lock = Lock {
+        last_change,
+        ..new_lock(work, request, for_update_ts, conflict.is_some())
+    };
     if shared_request {
         let mut shared = shared.unwrap_or_default();
         shared.members.insert(work.start_ts, lock);
@@ -254,7 +260,10 @@ fn relock(
         }
     }
     if for_update_ts > lock.for_update_ts {
-        let lock = new_lock(work, request, for_update_ts, lock.locked_with_conflict);
+        let lock = Lock {
+            last_change: lock.last_change,
+            ..new_lock(work, request, for_update_ts, lock.locked_with_conflict)
+        };
         work.changes.put_pessimistic(key.clone(), lock);
     }
     Ok(granted)
@@ -266,7 +275,10 @@ fn rejoin(work: &mut Work<'_>, request: &LockRequest, key: &Key, mut held: Share
         && request.for_update_ts > member.for_update_ts
     {
         let conflict = member.locked_with_conflict;
-        let lock = new_lock(work, request, request.for_update_ts, conflict);
+        let lock = Lock {
+            last_change: member.last_change,
+            ..new_lock(work, request, request.for_update_ts, conflict)
+        };
         held.members.insert(work.start_ts, lock);
         work.changes.put_shared(key.clone(), held);
     }

@@ -11,6 +11,7 @@ use tikv_proto::kvrpcpb::{Assertion, AssertionLevel, Op};
 
 use super::changes::Work;
 use super::error::{LockMissing, MvccError};
+use super::last_change::LastChange;
 use super::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use super::write_record::{WriteKind, WriteRecord};
 use crate::cluster::key::Key;
@@ -100,6 +101,7 @@ struct Step<'a> {
     start_ts: u64,
     lock_ttl: u64,
     min_commit_ts: u64,
+    last_change: LastChange,
 }
 
 /// Prewrites one key and returns the smallest commit version it demands, 0 if it demands none.
@@ -115,6 +117,7 @@ pub fn prewrite(
         start_ts: work.start_ts,
         lock_ttl: props.lock_ttl,
         min_commit_ts: props.min_commit_ts,
+        last_change: LastChange::Unknown,
     };
     if step.is_pessimistic() && mutation.op == Op::CheckNotExists {
         return Err(MvccError::mvcc(
@@ -172,7 +175,10 @@ pub fn prewrite(
     let checked = if step.skips_constraint_check() {
         None
     } else {
-        Some(step.check_newer_versions(work)?)
+        let checked = step.check_newer_versions(work)?;
+        let newest = work.reader.seek_write(&mutation.key, u64::MAX)?;
+        step.last_change = LastChange::above(&work.reader, &mutation.key, newest, step.start_ts)?;
+        Some(checked)
     };
     let flushed_before = props.generation > 0 && matches!(own, OwnLock::Prewritten(_));
     if !amended && !flushed_before {
@@ -248,6 +254,7 @@ impl Step<'_> {
             }
             return Err(MvccError::KeyIsLocked(Box::new(info)));
         }
+        self.last_change = lock.last_change;
         if lock.is_pessimistic() {
             if !self.is_pessimistic() {
                 return Err(MvccError::lock_type_not_match(
@@ -285,11 +292,13 @@ impl Step<'_> {
 
     /// A pessimistic lock is gone, but if the key has not changed since the transaction started it
     /// was as good as held.
-    fn amend(&self, work: &Work<'_>) -> Result<(), MvccError> {
+    fn amend(&mut self, work: &Work<'_>) -> Result<(), MvccError> {
         let newest = work.reader.seek_write(&self.mutation.key, u64::MAX)?;
         if newest.is_some_and(|(commit_ts, _)| commit_ts >= self.start_ts) {
             return Err(self.lock_missing(LockMissing::LockMissingAmendFail));
         }
+        let (reader, key) = (&work.reader, &self.mutation.key);
+        self.last_change = LastChange::above(reader, key, newest, self.start_ts)?;
         self.check_assertion(work, Some(newest))
     }
 
@@ -421,6 +430,9 @@ impl Step<'_> {
                 self.lock_ttl,
             )
         };
+        if kind == LockKind::Lock {
+            lock.last_change = self.last_change;
+        }
         if let Some(value) = value {
             if value.len() <= SHORT_VALUE_MAX {
                 lock.short_value = Some(value.clone());

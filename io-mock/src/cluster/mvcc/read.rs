@@ -25,7 +25,12 @@ pub struct Wanted {
     pub commit_ts: bool,
     /// Keys alone.
     pub key_only: bool,
+    /// The versions of a key are walked from the oldest on, as a scan downwards does.
+    pub upwards: bool,
 }
+
+/// How many versions a scan downwards looks at one by one, the oldest first, before it seeks.
+const UPWARDS_MAX: usize = 16;
 
 /// Reads one key.
 pub fn get(
@@ -56,8 +61,10 @@ pub fn get(
         }));
     }
     if rules.isolation == IsolationLevel::RcCheckTs
-        && let Some((commit_ts, _)) = newest
-        && commit_ts > rules.ts
+        && let Some(commit_ts) = match (newest, wanted.upwards) {
+            (Some(_), true) => reader.first_above(key, rules.ts, UPWARDS_MAX),
+            (newest, _) => newest.map(|(ts, _)| ts).filter(|&ts| ts > rules.ts),
+        }
     {
         return Err(MvccError::WriteConflict {
             start_ts: rules.ts,
@@ -69,7 +76,11 @@ pub fn get(
             reason: Reason::RcCheckTs,
         });
     }
-    let Some((commit_ts, write)) = reader.get_write(key, rules.ts, rules.ts)? else {
+    let seen = match wanted.upwards {
+        true => reader.get_write_upwards(key, rules.ts, UPWARDS_MAX),
+        false => reader.get_write(key, rules.ts, rules.ts)?,
+    };
+    let Some((commit_ts, write)) = seen else {
         return Ok(None);
     };
     let value = if wanted.key_only {
@@ -109,6 +120,18 @@ pub fn scan(
     wanted: Wanted,
 ) -> Result<Vec<Row>, MvccError> {
     check_range(reader, range)?;
+    let first = if range.reverse {
+        &range.upper
+    } else {
+        &range.lower
+    };
+    if let Some(first) = first {
+        reader.check_seek(first)?;
+    }
+    let wanted = Wanted {
+        upwards: range.reverse,
+        ..wanted
+    };
     let (start, end) = reader.clip(
         &range.lower.clone().unwrap_or_default(),
         &range.upper.clone().unwrap_or_default(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::engine::History;
 use super::error::MvccError;
+use super::last_change::{FOLLOWED_FROM, LastChange};
 use super::lock::{KeyLock, Lock, SharedLocks};
 use super::past::View;
 use super::write_record::{WriteKind, WriteRecord};
@@ -72,6 +73,17 @@ impl<'a> Reader<'a> {
         )))
     }
 
+    /// Whether a walk may begin at an encoded key: the end of the region is as good as its keys.
+    pub fn check_seek(&self, encoded: &[u8]) -> Result<(), MvccError> {
+        if self.contains(encoded) || encoded == self.end.as_ref() {
+            return Ok(());
+        }
+        Err(MvccError::mvcc(format_args!(
+            "Kv(Error(Other(\"{}\")))",
+            self.outside(encoded)
+        )))
+    }
+
     /// Text for a key outside the region.
     pub fn outside(&self, encoded: &[u8]) -> String {
         format!(
@@ -118,7 +130,8 @@ impl<'a> Reader<'a> {
         let Some(history) = self.history(key) else {
             return Ok(None);
         };
-        for (commit_ts, write) in history.from(ts) {
+        let mut next = history.seek(ts);
+        while let Some((commit_ts, write)) = next {
             // A fenced record of any kind hides what is older, because that was garbage too.
             if !write.passes_gc_fence(fence_ts) {
                 return Ok(None);
@@ -128,8 +141,62 @@ impl<'a> Reader<'a> {
                 WriteKind::Delete => return Ok(None),
                 WriteKind::Lock | WriteKind::Rollback => {}
             }
+            next = match write.last_change {
+                LastChange::None => None,
+                LastChange::At {
+                    commit_ts,
+                    distance: FOLLOWED_FROM..,
+                } => history.seek(commit_ts).filter(|(ts, _)| *ts == commit_ts),
+                LastChange::Unknown | LastChange::At { .. } => {
+                    commit_ts.checked_sub(1).and_then(|ts| history.seek(ts))
+                }
+            };
         }
         Ok(None)
+    }
+
+    /// How many records lie from one version down to another, the lower one not counted.
+    pub fn count_between(&self, key: &Key, upper: u64, lower: u64) -> u64 {
+        let records = self.history(key).map(|history| {
+            let above = history.from(upper);
+            above.take_while(|(ts, _)| *ts > lower).count()
+        });
+        records.unwrap_or_default() as u64
+    }
+
+    /// The put that a scan downwards sees at `ts`. It walks the versions from the oldest on, so that
+    /// only the newest data it comes by can be fenced, unless there are more than `limit`.
+    pub fn get_write_upwards(
+        &self,
+        key: &Key,
+        ts: u64,
+        limit: usize,
+    ) -> Option<(u64, &'a WriteRecord)> {
+        let mut known: Vec<_> = self.history(key)?.from(ts).collect();
+        let oldest = known.split_off(known.len().saturating_sub(limit));
+        let is_data =
+            |write: &WriteRecord| matches!(write.kind, WriteKind::Put | WriteKind::Delete);
+        for (commit_ts, write) in known {
+            if !write.passes_gc_fence(ts) {
+                return None;
+            }
+            if is_data(write) {
+                return (write.kind == WriteKind::Put).then_some((commit_ts, write));
+            }
+        }
+        let mut oldest = oldest.into_iter();
+        let last = oldest.find(|(_, write)| is_data(write));
+        last.filter(|(_, write)| write.kind == WriteKind::Put && write.passes_gc_fence(ts))
+    }
+
+    /// The oldest version above `ts`, if it is among the first `limit`.
+    pub fn first_above(&self, key: &Key, ts: u64, limit: usize) -> Option<u64> {
+        let history = self.history(key)?;
+        if history.from(ts).count() >= limit {
+            return None;
+        }
+        let above = history.from(u64::MAX).map(|(commit_ts, _)| commit_ts);
+        above.take_while(|&commit_ts| commit_ts > ts).last()
     }
 
     /// The value of a put.
@@ -163,14 +230,16 @@ impl<'a> Reader<'a> {
             return Ok(none);
         };
         for (commit_ts, write) in history.from(u64::MAX) {
-            if commit_ts < start_ts {
-                break;
-            }
+            // Before the version is looked at: a record may stand below its transaction's start,
+            // where a resolving request has put it.
             if write.start_ts == start_ts {
                 return Ok(CommitRecord::Single {
                     commit_ts,
                     write: write.clone(),
                 });
+            }
+            if commit_ts < start_ts {
+                break;
             }
             if commit_ts == start_ts {
                 if write.overlapped_rollback {

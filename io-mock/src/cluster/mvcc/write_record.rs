@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use tikv_proto::kvrpcpb;
 
+use super::last_change::LastChange;
+
 /// What a write record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteKind {
@@ -43,6 +45,8 @@ pub struct WriteRecord {
     pub gc_fence: Option<u64>,
     /// Copied from the lock.
     pub txn_source: u64,
+    /// Where the newest data below stands, copied from the lock.
+    pub last_change: LastChange,
 }
 
 /// The short value that protects a rollback from being collapsed.
@@ -58,6 +62,7 @@ impl WriteRecord {
             overlapped_rollback: false,
             gc_fence: None,
             txn_source: 0,
+            last_change: LastChange::Unknown,
         }
     }
 

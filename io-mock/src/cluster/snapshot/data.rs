@@ -6,6 +6,7 @@ use super::SnapshotError;
 use super::wire;
 use crate::cluster::key::Key;
 use crate::cluster::mvcc::engine::{Change, ColumnFamily, Engine, RawValue};
+use crate::cluster::mvcc::last_change::LastChange;
 use crate::cluster::mvcc::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use crate::cluster::mvcc::write_record::{WriteKind, WriteRecord};
 use crate::cluster::write_path::AppliedWrite;
@@ -76,7 +77,10 @@ pub(super) fn load_exclusive(saved: wire::KeyLock) -> Result<(Key, Lock), Snapsh
 }
 
 fn save_lock(lock: &Lock) -> wire::Lock {
+    let (last_change_ts, last_change_distance) = lock.last_change.to_parts();
     wire::Lock {
+        last_change_ts,
+        last_change_distance,
         kind: number(&LOCK_KINDS, lock.kind),
         primary: lock.primary.clone(),
         start_ts: lock.start_ts,
@@ -109,6 +113,7 @@ fn load_lock(saved: wire::Lock) -> Result<Lock, SnapshotError> {
         txn_source: saved.txn_source,
         locked_with_conflict: saved.locked_with_conflict,
         generation: saved.generation,
+        last_change: LastChange::from_parts(saved.last_change_ts, saved.last_change_distance),
         ..Lock::new(kind, saved.primary, saved.start_ts, saved.ttl)
     })
 }
@@ -134,7 +139,10 @@ pub(super) fn save_histories(engine: &Engine) -> Vec<wire::History> {
 }
 
 fn save_write(commit_ts: u64, record: &WriteRecord) -> wire::Write {
+    let (last_change_ts, last_change_distance) = record.last_change.to_parts();
     wire::Write {
+        last_change_ts,
+        last_change_distance,
         commit_ts,
         kind: number(&WRITE_KINDS, record.kind),
         start_ts: record.start_ts,
@@ -151,6 +159,7 @@ fn load_write(saved: wire::Write) -> Result<(u64, WriteRecord), SnapshotError> {
         overlapped_rollback: saved.overlapped_rollback,
         gc_fence: saved.gc_fence,
         txn_source: saved.txn_source,
+        last_change: LastChange::from_parts(saved.last_change_ts, saved.last_change_distance),
         ..WriteRecord::new(kind, saved.start_ts, saved.short_value)
     };
     Ok((saved.commit_ts, record))

@@ -158,6 +158,10 @@ pub(crate) struct Lock {
     pub(crate) locked_with_conflict: bool,
     #[prost(uint64, tag = "15")]
     pub(crate) generation: u64,
+    #[prost(uint64, tag = "16")]
+    pub(crate) last_change_ts: u64,
+    #[prost(uint64, tag = "17")]
+    pub(crate) last_change_distance: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -186,6 +190,10 @@ pub(crate) struct Write {
     pub(crate) gc_fence: Option<u64>,
     #[prost(uint64, tag = "7")]
     pub(crate) txn_source: u64,
+    #[prost(uint64, tag = "8")]
+    pub(crate) last_change_ts: u64,
+    #[prost(uint64, tag = "9")]
+    pub(crate) last_change_distance: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
