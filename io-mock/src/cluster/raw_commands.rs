@@ -382,19 +382,24 @@ impl Cluster {
         }
     }
 
-    #[allow(deprecated)] // Older clients send one TTL for all pairs.
+    /// How long each pair is to live. A store without TTL minds only those that are not zero, and
+    /// not how many there are.
     fn batch_ttls(&self, request: &RawBatchPutRequest) -> Result<Vec<u64>, Failure> {
         let count = request.pairs.len();
-        match request.ttls.as_slice() {
-            [] => Ok(vec![request.ttl; count]),
-            [one] => Ok(vec![*one; count]),
-            many if many.len() == count => Ok(many.to_vec()),
-            // A store without TTL minds only those that are not zero.
-            many if !self.raw_format().has_ttl() => {
-                let any = many.iter().copied().max().unwrap_or_default();
-                Ok(vec![any; count])
-            }
-            _ => Err(text(
+        let ttls = match request.ttls.as_slice() {
+            [] => vec![0; count],
+            [one] => vec![*one; count],
+            many => many.to_vec(),
+        };
+        if !self.raw_format().has_ttl() {
+            return match ttls.iter().all(|&ttl| ttl == 0) {
+                true => Ok(ttls),
+                false => Err(text("ttl is not enabled, but get put request with ttl")),
+            };
+        }
+        match ttls.len() == count {
+            true => Ok(ttls),
+            false => Err(text(
                 "The length of ttls does not equal to the length of pairs",
             )),
         }
@@ -414,13 +419,17 @@ impl Cluster {
         self.raw_check(context, command)
             .keys(pairs.iter().map(|(key, _, _)| key.as_ref()))?;
         let format = self.raw_format();
-        for (key, _, _) in pairs {
+        // The server does not look at how long the keys of an atomic write are.
+        for (key, _, _) in pairs.iter().filter(|_| !atomic) {
             check_key_len(key)?;
         }
         if !format.has_ttl() && pairs.iter().any(|(_, _, ttl)| *ttl != 0) {
             return Err(text("ttl is not enabled, but get put request with ttl"));
         }
         let cf = format.cf(cf)?;
+        if pairs.is_empty() && !atomic {
+            return Err(self.nothing_to_write(store, context));
+        }
         let size = pairs
             .iter()
             .map(|(key, value, _)| pair_size(key.len(), value.len()))
@@ -505,11 +514,14 @@ impl Cluster {
     ) -> Result<(), Failure> {
         self.raw_check(context, command)
             .keys(keys.iter().map(AsRef::as_ref))?;
-        for key in keys {
+        for key in keys.iter().filter(|_| !atomic) {
             check_key_len(key)?;
         }
         let format = self.raw_format();
         let cf = format.cf(cf)?;
+        if keys.is_empty() && !atomic {
+            return Err(self.nothing_to_write(store, context));
+        }
         let size = keys.iter().map(|key| pair_size(key.len(), 0)).sum();
         let region = self.raw_written_region(store, context, size)?;
         for key in keys {
@@ -524,6 +536,17 @@ impl Cluster {
         let changes = changes.collect();
         self.propose_raw(now_ms, store, id, atomic, changes);
         Ok(())
+    }
+
+    /// The answer to a write of nothing, which is refused where it would be proposed: in API v2 the
+    /// region has been asked before.
+    fn nothing_to_write(&self, store: StoreId, context: &Context) -> Failure {
+        if self.config().api_version == ApiVersion::V2
+            && let Err(failure) = self.raw_written_region(store, context, 0)
+        {
+            return failure;
+        }
+        text("an empty request")
     }
 
     /// What stands in the place of a deleted value.
@@ -567,7 +590,10 @@ impl Cluster {
         let cf = format.cf(&request.cf)?;
         let start = format.stored(&request.start_key);
         let end = format.stored_end(&request.end_key);
-        let region = self.raw_written_region(store, &context, pair_size(start.len(), end.len()))?;
+        // A range is deleted without a timestamp, so the leader need not have caught up.
+        self.check_write_load(store, &context)?;
+        let region = self.check_region(store, &context, Access::Write)?;
+        self.check_proposal(store, &context, region, pair_size(start.len(), end.len()))?;
         check_deleted_range(region, &start, &end)?;
         if self.note_proposal(store) {
             return Ok(());
@@ -628,10 +654,12 @@ impl Cluster {
         if previous.as_ref() != expected {
             return Ok((previous, false));
         }
+        if request.delete && previous.is_none() {
+            return Ok((previous, true));
+        }
         let size = pair_size(stored.len(), request.value.len());
         self.check_proposal(store, &context, region, size)?;
         let value = match request.delete {
-            true if previous.is_none() => return Ok((previous, true)),
             true => self.deletion(),
             false => Some(RawValue {
                 value: request.value.clone(),

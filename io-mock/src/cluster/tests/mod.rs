@@ -22,6 +22,7 @@ mod lock_queue;
 mod locking;
 mod looks;
 mod mvcc_txn;
+mod odd_raw_requests;
 mod odd_requests;
 mod pd;
 mod pd_buckets;
