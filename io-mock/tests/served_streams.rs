@@ -3,7 +3,7 @@
 
 use futures_util::StreamExt;
 use tikv_io_mock::serve::ServedCluster;
-use tikv_proto::kvrpcpb::{self, Context, Mutation, Op};
+use tikv_proto::kvrpcpb::{self, Context, KvPair, Mutation, Op};
 use tikv_proto::pdpb;
 use tikv_proto::pdpb::pd_client::PdClient;
 use tikv_proto::tikvpb::batch_commands_request::request::Cmd;
@@ -227,7 +227,13 @@ async fn test_tikv_forwarding() {
             key: "r".into(),
             value: "v".into(),
         }),
-        raw_batch_put(RawBatchPutRequest {}),
+        raw_batch_put(RawBatchPutRequest {
+            pairs: vec![KvPair {
+                key: "r".into(),
+                value: "v".into(),
+                ..Default::default()
+            }],
+        }),
         raw_delete(RawDeleteRequest { key: "r".into() }),
         raw_batch_delete(RawBatchDeleteRequest {
             keys: vec!["r".into()],
