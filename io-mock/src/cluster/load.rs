@@ -63,18 +63,9 @@ impl Cluster {
         check_closing(load)
     }
 
-    /// What stands in the way of a proposal after everything else.
-    pub(super) fn check_proposal_load(&self, store: StoreId) -> Result<(), RegionError> {
-        let load = self.load_of(store);
-        if load.observer_delay_ms != 0 {
-            return Err(busy(errorpb::ServerIsBusy {
-                reason: "an observer asks for a delay".to_owned(),
-                backoff_ms: load.observer_delay_ms,
-                ..errorpb::ServerIsBusy::default()
-            })
-            .into());
-        }
-        if load.raftstore_full {
+    /// Whether there is room for a proposal in the queue to those who make them.
+    pub(super) fn check_queue(&self, store: StoreId) -> Result<(), RegionError> {
+        if self.load_of(store).raftstore_full {
             return Err(errorpb::Error {
                 message: "Discard due to Full".to_owned(),
                 ..busy_because("raftstore is busy")
@@ -82,6 +73,20 @@ impl Cluster {
             .into());
         }
         Ok(())
+    }
+
+    /// Whether something beside the store wants a proposal to come later.
+    pub(super) fn check_observers(&self, store: StoreId) -> Result<(), RegionError> {
+        let backoff_ms = self.load_of(store).observer_delay_ms;
+        if backoff_ms == 0 {
+            return Ok(());
+        }
+        Err(busy(errorpb::ServerIsBusy {
+            reason: "an observer asks for a delay".to_owned(),
+            backoff_ms,
+            ..errorpb::ServerIsBusy::default()
+        })
+        .into())
     }
 
     /// What comes before a range is destroyed.

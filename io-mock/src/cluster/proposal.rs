@@ -37,7 +37,7 @@ pub(super) fn system(context: Option<Box<Context>>) -> Context {
 }
 
 impl Cluster {
-    /// Whether changes of this size may be proposed.
+    /// Whether changes of this size may be proposed, checked in the server's order.
     pub(super) fn check_proposal(
         &self,
         store: StoreId,
@@ -46,10 +46,13 @@ impl Cluster {
         changes: usize,
     ) -> Result<(), RegionError> {
         let id = region.meta.id;
+        self.check_queue(store)?;
+        self.check_disks(store, context, region)?;
         if region.merging {
             let peer_id = region.peer_on(store).map_or(0, |peer| peer.id);
             return Err(proposal_in_merging_mode(id, peer_id).into());
         }
+        self.check_observers(store)?;
         let size = changes + ENTRY_OVERHEAD;
         if size > ENTRY_SIZE_MAX {
             return Err(entry_too_large(id, size as u64).into());
@@ -57,8 +60,7 @@ impl Cluster {
         if region.transferring {
             return Err(unknown_leader(id).into());
         }
-        self.check_disks(store, context, region)?;
-        self.check_proposal_load(store)
+        Ok(())
     }
 
     /// The leader's own disk decides, then whether a majority has room.

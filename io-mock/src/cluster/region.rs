@@ -123,14 +123,11 @@ impl Region {
     }
 
     /// Timestamp up to which the peer on a store answers stale reads. A peer that is taking over a
-    /// copy or is about to be merged knows of none.
+    /// copy knows of none.
     pub fn safe_ts_on(&self, store: StoreId) -> u64 {
         let state = self.peer_states.get(&store);
-        if self.merging || state.is_some_and(|state| state.applying_snapshot) {
-            return 0;
-        }
         match state {
-            Some(state) if state.safe_ts_forgotten => 0,
+            Some(state) if state.safe_ts_forgotten || state.applying_snapshot => 0,
             Some(state) => state
                 .safe_ts_stuck
                 .map_or(self.safe_ts, |ts| ts.min(self.safe_ts)),

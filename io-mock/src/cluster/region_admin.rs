@@ -11,6 +11,7 @@ use super::Cluster;
 use super::key;
 use super::mvcc::engine::Change;
 use super::mvcc::lock::KeyLock;
+use super::proposal::making_room;
 use super::region::{Buckets, PeerId, PeerState, Region, RegionId, StoreId};
 use super::region_checks::{Access, RegionError};
 use super::region_errors::key_not_in_region;
@@ -75,7 +76,8 @@ impl Cluster {
     }
 
     /// Merges a region into its right or left neighbour, which keeps its id. `false` if they are
-    /// no neighbours or their peers stand on different stores.
+    /// no neighbours, if their peers stand on different stores, or if the other is about to be merged
+    /// itself.
     pub fn merge(&mut self, now_ms: u64, source: RegionId, target: RegionId) -> bool {
         let (Some(a), Some(b)) = (self.regions.get(source), self.regions.get(target)) else {
             return false;
@@ -88,7 +90,8 @@ impl Cluster {
             .iter()
             .all(|peer| b.peer_on(peer.store_id).is_some())
             && a.meta.peers.len() == b.meta.peers.len();
-        if source == target || !same_stores || !(source_is_left || source_is_right) {
+        let neighbours = source_is_left || source_is_right;
+        if source == target || !same_stores || !neighbours || b.merging {
             return false;
         }
         self.apply_held(now_ms, source);
@@ -118,12 +121,10 @@ impl Cluster {
             self.engine
                 .apply(Change::PutLock(key, KeyLock::Exclusive(lock)));
         }
-        let leader_differs = source.leader != merged.leader;
         let target = merged.meta.id;
         self.regions.insert(merged);
-        if leader_differs {
-            self.forget_max_ts(now_ms, target);
-        }
+        // The source's leader may have served something newer.
+        self.forget_max_ts(now_ms, target);
         self.note_regions(now_ms, &[target]);
         true
     }
@@ -372,9 +373,10 @@ impl Cluster {
             })
     }
 
-    /// Sets the timestamp up to which a region's followers answer stale reads; it never falls.
+    /// Sets the timestamp up to which a region's followers answer stale reads; it never falls. While a
+    /// merge is prepared it stands.
     pub fn set_safe_ts(&mut self, id: RegionId, safe_ts: u64) {
-        if let Some(region) = self.regions.get_mut(id) {
+        if let Some(region) = self.regions.get_mut(id).filter(|region| !region.merging) {
             region.safe_ts = region.safe_ts.max(safe_ts);
             for state in region.peer_states.values_mut() {
                 state.safe_ts_forgotten = false;
@@ -454,7 +456,8 @@ impl Cluster {
         store: StoreId,
         request: &SplitRegionRequest,
     ) -> Result<Vec<metapb::Region>, RegionError> {
-        let context = request.context.clone().unwrap_or_default();
+        // Changes of regions pass a disk that is almost full.
+        let context = making_room(request.context.clone());
         let message = |message: String| {
             Box::new(errorpb::Error {
                 message,

@@ -10,9 +10,10 @@ use tikv_proto::kvrpcpb::Context;
 use super::Cluster;
 use super::region::{Region, StoreId};
 use super::region_errors::{
-    flashback_in_progress, is_witness, mismatch_peer_id, recovery_in_progress, region_not_found,
-    show_epoch, stale_command, store_not_match,
+    flashback_in_progress, mismatch_peer_id, recovery_in_progress, region_not_found, show_epoch,
+    stale_command, store_not_match,
 };
+use super::replica::{check_has_data, check_replica, serves_alone};
 
 /// A region error on its way to a reply.
 pub type RegionError = Box<errorpb::Error>;
@@ -58,21 +59,26 @@ impl Cluster {
         if context.term != 0 && region.term > context.term.saturating_add(1) {
             return Err(stale_command().into());
         }
+        let leads = region.leader == Some(store);
         let epoch_matches = epoch_matches(region, context, access);
         if epoch_matches {
-            if peer.is_witness || region.peer_state(store).waits_for_data {
-                return Err(is_witness(region.meta.id).into());
-            }
+            check_has_data(store, region, peer)?;
             check_flashback(region, access)?;
+            if !leads && serves_alone(store, region, peer, context, access)? {
+                return Ok(region);
+            }
         }
         if region.recovering {
             return Err(recovery_in_progress(region.meta.id).into());
         }
-        if region.leader != Some(store) {
-            self.check_replica(store, region, peer, context, access)?;
+        if !leads {
+            check_replica(store, region, peer, context, access)?;
         }
         if !epoch_matches {
             return Err(self.epoch_not_match(store, region, context).into());
+        }
+        if !leads {
+            self.check_read_index(store, region)?;
         }
         Ok(region)
     }
@@ -90,7 +96,9 @@ impl Cluster {
             // The region itself counts, so a split in two brings one region more.
             let mut wanted = newest - sent.version;
             let siblings = self.regions.before(&region.meta.start_key);
-            let known = siblings.filter(|sibling| sibling.peer_on(store).is_some());
+            let known = siblings
+                .filter_map(|sibling| self.region_on(store, sibling.meta.id))
+                .filter(|sibling| sibling.peer_on(store).is_some());
             for sibling in known.take(SIBLINGS_MAX) {
                 wanted -= 1;
                 let version = sibling.epoch().version;

@@ -16,66 +16,34 @@ use super::read_commands::ReadPlan;
 use super::region::{PeerState, Region, RegionId, StoreId};
 use super::region_checks::{Access, RegionError};
 use super::region_errors::{
-    data_is_not_ready, disk_full, not_leader, read_index_not_ready, region_not_initialized,
-    unknown_leader,
+    data_is_not_ready, disk_full, is_witness, not_leader, read_index_not_ready,
+    region_not_initialized, unknown_leader,
 };
 use super::store::Disk;
 
 impl Cluster {
-    /// A peer that does not lead serves stale reads it is ready for, and replica reads if there is
-    /// a leader to ask.
-    pub(super) fn check_replica(
+    /// Whether a replica can find out where the leader stands.
+    pub(super) fn check_read_index(
         &self,
         store: StoreId,
-        region: &Region,
-        peer: &metapb::Peer,
-        context: &Context,
-        access: Access,
+        known: &Region,
     ) -> Result<(), RegionError> {
-        let Access::Read(ts) = access else {
-            return Err(not_leader(region).into());
-        };
-        let id = region.meta.id;
-        let state = region.peer_state(store);
-        // A read that names no version is none that can be stale.
-        let stale = context.stale_read && ts != Some(0);
-        if !stale && !context.replica_read {
-            return Err(not_leader(region).into());
-        }
-        if state.uninitialized {
-            return Err(region_not_initialized(id).into());
-        }
-        if state.applying_snapshot {
-            return Err(applying_snapshot(peer).into());
-        }
-        if ts.is_some_and(|ts| region.is_complete_on(store, ts)) {
-            return Ok(());
-        }
-        if stale {
-            let safe_ts = region.safe_ts_on(store);
-            return Err(data_is_not_ready(id, peer.id, safe_ts).into());
-        }
-        self.check_read_index(store, region)
-    }
-
-    /// Whether a replica can find out where the leader stands.
-    fn check_read_index(&self, store: StoreId, known: &Region) -> Result<(), RegionError> {
         let id = known.meta.id;
-        let disk = self.stores.get(&store).map(|store| store.disk);
-        if disk.is_some_and(|disk| disk != Disk::Normal) {
-            let reason = "read index failed: the disk of the replica is full".to_owned();
-            return Err(disk_full(vec![store], reason).into());
-        }
         // The leader answers for the region as it is now; one that has been merged has none.
         let region = self.regions.get(id);
-        let Some(region) = region.filter(|region| region.leader.is_some()) else {
-            return Err(unknown_leader(id).into());
-        };
-        if region.splitting {
+        if region.is_some_and(|region| region.splitting) {
             return Err(read_index_not_ready(id, "can not read index due to split").into());
         }
-        if region.merging || known.merging {
+        if known.merging || region.is_some_and(|region| region.merging) {
             return Err(read_index_not_ready(id, "can not read index due to merge").into());
+        }
+        let disk = self.stores.get(&store).map(|store| store.disk);
+        if disk.is_some_and(|disk| disk != Disk::Normal) {
+            let reason = "reject follower read request when self disk is full".to_owned();
+            return Err(disk_full(vec![store], reason).into());
+        }
+        if region.is_none_or(|region| region.leader.is_none()) {
+            return Err(unknown_leader(id).into());
         }
         Ok(())
     }
@@ -172,10 +140,82 @@ impl Cluster {
     }
 }
 
+/// Whether a read says that it may be stale. One that says that it reads no version may not.
+fn is_stale(context: &Context, ts: Option<u64>) -> bool {
+    context.stale_read && ts != Some(0)
+}
+
+/// Whether a peer that does not lead serves a read from what it has, without asking anybody. A stale
+/// read that it is not ready for is refused at once.
+pub(super) fn serves_alone(
+    store: StoreId,
+    region: &Region,
+    peer: &metapb::Peer,
+    context: &Context,
+    access: Access,
+) -> Result<bool, RegionError> {
+    let Access::Read(ts) = access else {
+        return Ok(false);
+    };
+    let stale = is_stale(context, ts);
+    let asked = stale || context.replica_read;
+    if !asked || region.peer_state(store).uninitialized {
+        return Ok(false);
+    }
+    match ts {
+        Some(ts) if region.is_complete_on(store, ts) => Ok(true),
+        Some(_) if stale => {
+            let safe_ts = region.safe_ts_on(store);
+            Err(data_is_not_ready(region.meta.id, peer.id, safe_ts).into())
+        }
+        // Where there are no versions any data is old enough.
+        None if stale => Ok(true),
+        Some(_) | None => Ok(false),
+    }
+}
+
+/// Whether a peer that does not lead may look at a request any further.
+pub(super) fn check_replica(
+    store: StoreId,
+    region: &Region,
+    peer: &metapb::Peer,
+    context: &Context,
+    access: Access,
+) -> Result<(), RegionError> {
+    let asked = match access {
+        Access::Read(ts) => is_stale(context, ts) || context.replica_read,
+        Access::ReadLeader | Access::Write | Access::Flashback | Access::Admin => false,
+    };
+    if !asked {
+        return Err(not_leader(region).into());
+    }
+    check_has_data(store, region, peer)?;
+    let state = region.peer_state(store);
+    if state.uninitialized {
+        return Err(region_not_initialized(region.meta.id).into());
+    }
+    if state.applying_snapshot {
+        return Err(applying_snapshot(peer).into());
+    }
+    Ok(())
+}
+
+/// Whether a peer has data at all.
+pub(super) fn check_has_data(
+    store: StoreId,
+    region: &Region,
+    peer: &metapb::Peer,
+) -> Result<(), RegionError> {
+    if peer.is_witness || region.peer_state(store).waits_for_data {
+        return Err(is_witness(region.meta.id).into());
+    }
+    Ok(())
+}
+
 /// Whether a replica must ask its leader before it serves a read, because it does not know whether
 /// it has everything.
 fn must_ask(store: StoreId, context: &Context, region: &Region, ts: Option<u64>) -> bool {
-    let stale = context.stale_read && ts != Some(0);
+    let stale = is_stale(context, ts);
     let complete = ts.is_some_and(|ts| region.is_complete_on(store, ts));
     context.replica_read && !stale && !complete && region.leader != Some(store)
 }

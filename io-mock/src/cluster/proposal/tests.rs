@@ -71,6 +71,65 @@ fn a_full_disk_refuses_what_does_not_make_room() {
 }
 
 #[test]
+fn a_split_passes_a_disk_that_is_almost_full() {
+    let mut b = Bench::new();
+    for (disk, splits) in [(Disk::AlreadyFull, false), (Disk::AlmostFull, true)] {
+        disks(&mut b, [disk, Disk::Normal, Disk::Normal]);
+        let (context, store) = b.to(b"k");
+        let request = kvrpcpb::SplitRegionRequest {
+            context,
+            split_keys: vec!["m".into()],
+            ..Default::default()
+        };
+        let response = b.cluster.split_region(NOW, store, request);
+        assert_eq!(response.regions.len() == 2, splits);
+        let error = response.region_error;
+        assert_eq!(
+            error.is_some_and(|error| error.disk_full.is_some()),
+            !splits
+        );
+    }
+}
+
+#[test]
+fn what_can_not_be_proposed_is_told_in_the_order_of_the_server() {
+    let mut b = Bench::new();
+    let id = b.to(b"k").0.expect("a context").region_id;
+    b.cluster.prepare_merge(NOW, id);
+    b.cluster.set_transferring(id, true);
+    disks(&mut b, [Disk::AlreadyFull, Disk::Normal, Disk::Normal]);
+    let load = |b: &mut Bench, queue: bool, delay: u64| {
+        let store = b.cluster.store_mut(1).expect("a store");
+        store.load.raftstore_full = queue;
+        store.load.observer_delay_ms = delay;
+    };
+    load(&mut b, true, 5);
+    let refused = |b: &mut Bench| {
+        let (context, store) = b.to(b"k");
+        let request = kvrpcpb::PrewriteRequest {
+            context,
+            mutations: vec![put(b"k", b"v")],
+            primary_lock: "k".into(),
+            start_version: 5,
+            ..Default::default()
+        };
+        let error = b.cluster.kv_prewrite(NOW, store, request).region_error;
+        error.expect("something is in the way")
+    };
+    let busy = refused(&mut b).server_is_busy.expect("the queue is full");
+    assert_eq!(busy.reason, "raftstore is busy");
+    load(&mut b, false, 5);
+    assert!(refused(&mut b).disk_full.is_some());
+    disks(&mut b, [Disk::Normal; 3]);
+    assert!(refused(&mut b).proposal_in_merging_mode.is_some());
+    b.cluster.rollback_merge(NOW, id);
+    let busy = refused(&mut b).server_is_busy.expect("an observer");
+    assert_eq!(busy.backoff_ms, 5);
+    load(&mut b, false, 0);
+    assert!(refused(&mut b).not_leader.is_some());
+}
+
+#[test]
 fn what_ends_transactions_passes_a_disk_that_is_almost_full() {
     let mut b = Bench::new();
     b.must_prewrite_put(b"a", b"v", b"a", 5);

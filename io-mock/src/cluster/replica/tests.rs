@@ -179,17 +179,17 @@ fn a_replica_without_data_serves_nothing() {
         peer.uninitialized = false;
         peer.applying_snapshot = true;
     });
-    for how in [How::ByReplica, How::Stale] {
-        let refused = error(read(&mut b, 2, how, 7));
-        let message = refused.message.clone();
-        assert_eq!(
-            refused,
-            errorpb::Error {
-                message,
-                ..Default::default()
-            }
-        );
-    }
+    let refused = error(read(&mut b, 2, How::ByReplica, 7));
+    let message = refused.message.clone();
+    assert_eq!(
+        refused,
+        errorpb::Error {
+            message,
+            ..Default::default()
+        }
+    );
+    let refused = error(read(&mut b, 2, How::Stale, 7)).data_is_not_ready;
+    assert_eq!(refused.expect("its detail").safe_ts, 0);
     b.cluster.set_peer_state(id, 2, |peer| {
         peer.applying_snapshot = false;
         peer.waits_for_data = true;
@@ -334,4 +334,119 @@ fn a_witness_has_nothing_to_serve() {
     assert!(!b.cluster.transfer_leader(NOW, id, 2));
     assert!(b.cluster.set_witness(NOW, id, 2, false));
     assert_eq!(read(&mut b, 2, How::Stale, 7).value, "v");
+}
+
+#[test]
+fn a_replica_that_is_asked_for_another_shape_says_so_before_it_says_how_far_it_is() {
+    let (mut b, id) = with_value();
+    b.cluster.set_safe_ts(id, 10);
+    let old = as_known_to(&b, 2);
+    b.cluster.split(NOW, id, &[key::encode(b"g")]);
+    let refused = error(read_with(&mut b, 2, old.clone(), How::Stale, 99));
+    assert!(refused.epoch_not_match.is_some(), "{refused:?}");
+    // Who has no data says that before either.
+    assert!(b.cluster.set_witness(NOW, id, 2, true));
+    for (how, witness) in [
+        (How::Stale, true),
+        (How::ByReplica, true),
+        (How::Plainly, false),
+    ] {
+        let refused = error(read_with(&mut b, 2, old.clone(), how, 99));
+        assert_eq!(refused.is_witness.is_some(), witness, "{refused:?}");
+        assert_eq!(refused.not_leader.is_some(), !witness);
+    }
+}
+
+#[test]
+fn a_forced_leader_keeps_no_replica_from_what_it_has() {
+    let (mut b, id) = with_value();
+    b.cluster.set_safe_ts(id, 10);
+    b.cluster.set_recovering(id, true);
+    assert_eq!(read(&mut b, 2, How::Stale, 10).value, "v");
+    assert!(
+        error(read(&mut b, 2, How::Stale, 11))
+            .data_is_not_ready
+            .is_some()
+    );
+    assert!(
+        error(read(&mut b, 2, How::ByReplica, 11))
+            .recovery_in_progress
+            .is_some()
+    );
+}
+
+#[test]
+fn what_can_not_be_asked_is_told_in_the_order_of_the_server() {
+    let (mut b, id) = with_value();
+    b.cluster.depose_leader(id);
+    b.cluster.store_mut(2).expect("a store").disk = Disk::AlmostFull;
+    b.cluster.set_splitting(id, true);
+    let region = b.cluster.region(id).expect("a region").clone();
+    let context = Context {
+        region_id: id,
+        region_epoch: region.meta.region_epoch,
+        peer: region.peer_on(2).copied(),
+        ..Context::default()
+    };
+    let refused = |b: &mut Bench| error(read_with(b, 2, context.clone(), How::ByReplica, 99));
+    assert!(refused(&mut b).read_index_not_ready.is_some());
+    b.cluster.set_splitting(id, false);
+    assert!(refused(&mut b).disk_full.is_some());
+    b.cluster.store_mut(2).expect("a store").disk = Disk::Normal;
+    assert!(refused(&mut b).not_leader.is_some());
+}
+
+#[test]
+fn a_stale_read_of_raw_data_is_served_by_anybody() {
+    let mut b = Bench::new();
+    let (context, store) = b.route(b"k");
+    let id = context.region_id;
+    let put = kvrpcpb::RawPutRequest {
+        context: Some(Box::new(context.clone())),
+        key: "k".into(),
+        value: "v".into(),
+        ..Default::default()
+    };
+    assert_eq!(b.cluster.raw_put(NOW, store, put).error, "");
+    b.cluster.fall_behind(id, 2);
+    let peer = b
+        .cluster
+        .region(id)
+        .and_then(|region| region.peer_on(2).copied());
+    let context = Context {
+        peer,
+        stale_read: true,
+        ..context
+    };
+    let get = kvrpcpb::RawGetRequest {
+        context: Some(Box::new(context)),
+        key: "k".into(),
+        ..Default::default()
+    };
+    assert_eq!(b.cluster.raw_get(NOW, 2, get).value, "v");
+}
+
+#[test]
+fn a_merge_unsettles_the_leader_s_greatest_timestamp_wherever_it_is() {
+    let mut b = Bench::with(crate::cluster::Config {
+        sync_max_ts_at_once: false,
+        ..Default::default()
+    });
+    let id = as_known_to(&b, 1).region_id;
+    let parts = b.cluster.split(NOW, id, &[key::encode(b"g")]);
+    let (source, target) = (parts[0], parts[1]);
+    let synced = |b: &Bench| b.cluster.region(target).map(|region| region.max_ts_synced);
+    assert_eq!(synced(&b), Some(true));
+    b.cluster.prepare_merge(NOW, target);
+    assert!(!b.cluster.merge(NOW, source, target), "it goes itself");
+    b.cluster.rollback_merge(NOW, target);
+    // Prepared or not, a merge raises versions alike.
+    let mut other = b.clone();
+    other.cluster.prepare_merge(NOW, source);
+    for b in [&mut b, &mut other] {
+        assert!(b.cluster.merge(NOW, source, target));
+        assert_eq!(synced(b), Some(false));
+    }
+    let epoch = |b: &Bench| b.cluster.region(target).map(|region| region.epoch());
+    assert_eq!(epoch(&b), epoch(&other));
 }

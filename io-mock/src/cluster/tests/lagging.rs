@@ -392,19 +392,16 @@ fn a_merge_waits_for_the_target_where_that_lags() {
         stale_read: true,
         ..Context::default()
     };
-    let error = b.get_on(2, context.clone(), b"a", 8).region_error;
-    let detail = error.and_then(|error| error.data_is_not_ready);
-    assert_eq!(detail.map(|detail| detail.safe_ts), Some(0));
+    assert_eq!(b.get_on(2, context.clone(), b"a", 8).value, "old");
     let by_replica = Context {
         stale_read: false,
         replica_read: true,
         ..context
     };
-    let error = b.get_on(2, by_replica, b"a", 8).region_error;
-    let nobody = error
-        .and_then(|error| error.not_leader)
-        .expect("it is gone");
-    assert_eq!(nobody.leader, None);
+    let error = b.get_on(2, by_replica, b"a", 20).region_error;
+    let not_ready = error.and_then(|error| error.read_index_not_ready);
+    let reason = not_ready.expect("it is set apart").reason;
+    assert_eq!(reason, "can not read index due to merge");
     b.cluster.catch_up_peer(target, 2);
     assert_eq!(b.cluster.lagging().count(), 0);
     assert_eq!(b.stale(2, b"a", 10), "old");

@@ -288,7 +288,7 @@ impl Run {
             .region(region.meta.id)
             .and_then(|it| it.leader)
             == Some(store);
-        if version == 0 || leads || region.merging {
+        if version == 0 || leads {
             return;
         }
         let keys = (0..KEYS).filter(|key| region.contains(&key::encode(&name(*key))));

@@ -277,10 +277,14 @@ fn test_region_read_progress() {
     assert_eq!((safe(&b, 2), safe(&b, 3)), (0, 20));
     b.cluster
         .set_peer_state(id, 2, |peer| peer.applying_snapshot = false);
+    // While it is about to be merged it learns nothing new.
     b.cluster.prepare_merge(NOW, id);
-    assert_eq!(b.must_be_too_soon(2, K1, 20), 0);
-    b.cluster.rollback_merge(NOW, id);
+    b.cluster.set_safe_ts(id, 30);
     b.must_read_on(2, Stale, K1, 20, "");
+    assert_eq!(b.must_be_too_soon(2, K1, 30), 20);
+    b.cluster.rollback_merge(NOW, id);
+    b.cluster.set_safe_ts(id, 30);
+    b.must_read_on(2, Stale, K1, 30, "");
 }
 
 #[test]
@@ -319,12 +323,13 @@ fn test_read_index_safe_ts() {
     assert!(!stale(&mut b, 52));
     // A lock under way anywhere in the region says that not all is complete.
     b.cluster.hold_writes(id);
-    b.must_run(pre(K2, 60).put(&[K2]).by_locks(&[], 0));
+    let pending = b.must_run(pre(K2, 60).put(&[K2]).by_locks(&[], 0));
     b.must_read_on(2, Replica, K1, 55, "v");
     assert!(!stale(&mut b, 55));
     b.cluster.release_writes(NOW, id);
-    b.must_commit(K2, 60, 70);
-    b.must_written(K2, 60, 70, WriteKind::Put);
+    let commit_ts = pending.min_commit_ts;
+    b.must_commit(K2, 60, commit_ts);
+    b.must_written(K2, 60, commit_ts, WriteKind::Put);
     b.must_read_on(2, Replica, K1, 55, "v");
     assert!(stale(&mut b, 55));
 }
