@@ -358,6 +358,10 @@ pub fn pd(
     member: usize,
     command: Command,
 ) -> Result<Response, GrpcError> {
+    // Whom to ask anybody may ask as often as needed.
+    if !matches!(command, Command::GetMembers(_) | Command::GetClusterInfo(_)) {
+        cluster.pd_mut().check_rate()?;
+    }
     Ok(match command {
         Command::GetMembers(request) => {
             Response::GetMembers(cluster.pd().get_members(member, request)?)
@@ -469,6 +473,7 @@ pub fn status(address: &Arc<str>, error: GrpcError) -> TransportError {
         GrpcCode::Unknown => 2,
         GrpcCode::InvalidArgument => 3,
         GrpcCode::NotFound => 5,
+        GrpcCode::ResourceExhausted => 8,
         GrpcCode::FailedPrecondition => 9,
         GrpcCode::OutOfRange => 11,
         GrpcCode::Unimplemented => 12,

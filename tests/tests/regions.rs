@@ -230,6 +230,7 @@ fn status(error: GrpcError) -> Value {
         GrpcCode::FailedPrecondition => "FAILED_PRECONDITION",
         GrpcCode::OutOfRange => "OUT_OF_RANGE",
         GrpcCode::Unavailable => "UNAVAILABLE",
+        GrpcCode::ResourceExhausted => "RESOURCE_EXHAUSTED",
         GrpcCode::Unimplemented => "UNIMPLEMENTED",
         GrpcCode::Unknown => "UNKNOWN",
     };

@@ -76,6 +76,8 @@ pub enum GrpcCode {
     OutOfRange,
     /// The server is down or may not serve now.
     Unavailable,
+    /// The server has been asked too often.
+    ResourceExhausted,
     /// The server has no such method.
     Unimplemented,
     /// The server failed in a way it has no name for.

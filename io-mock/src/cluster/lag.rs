@@ -302,6 +302,17 @@ impl Cluster {
         self.engine.hold(store, start, end);
     }
 
+    /// Has the data stand still for the peers that lag, in a cluster whose data is new.
+    pub(super) fn stand_still_again(&mut self) {
+        for (&store, it) in &self.stores {
+            for behind in it.behind.values() {
+                let meta = &behind.region.meta;
+                let (start, end) = (meta.start_key.clone(), meta.end_key.clone());
+                self.engine.hold(store, start, end);
+            }
+        }
+    }
+
     fn release_peer(&mut self, store: StoreId, id: RegionId) -> Option<Region> {
         let behind = self.stores.get_mut(&store)?.behind.remove(&id)?;
         self.engine.release(store, &behind.region.meta.start_key);

@@ -70,6 +70,15 @@ pub struct PeerState {
     pub applying_snapshot: bool,
     /// It was a witness and has not got the data yet.
     pub waits_for_data: bool,
+    /// Its leader has not heard of it for so long that it says so to PD.
+    pub down: bool,
+}
+
+impl PeerState {
+    /// Its leader says to PD that it has to get a copy before it can follow.
+    pub fn is_pending(&self) -> bool {
+        self.uninitialized || self.applying_snapshot
+    }
 }
 
 /// Where a region may be cut without being split.

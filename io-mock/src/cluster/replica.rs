@@ -113,7 +113,7 @@ impl Cluster {
     }
 
     /// Changes what is out of the ordinary about the peer of a region on a store. `false` if there
-    /// is no such peer.
+    /// is no such peer. What concerns PD it hears with the next heartbeat.
     pub fn set_peer_state(
         &mut self,
         id: RegionId,
@@ -128,13 +128,18 @@ impl Cluster {
         }
         let mut state = region.peer_state(store);
         let was_whole = !state.applying_snapshot;
+        let told = (state.down, state.is_pending());
         change(&mut state);
+        let is_news = told != (state.down, state.is_pending()) && region.leader.is_some();
         if was_whole == state.applying_snapshot {
             region.confirmed_ts.remove(&store);
         }
         region.set_peer_state(store, state.clone());
         if let Some(behind) = self.behind_mut(store, id) {
             behind.region.set_peer_state(store, state);
+        }
+        if is_news && self.config.heartbeat_at_once {
+            self.pd_heartbeat(id);
         }
         true
     }

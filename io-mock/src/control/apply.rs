@@ -217,6 +217,10 @@ impl ServedCluster {
                 cluster.pd_mut().set_tso_service(now_ms, service);
                 Outcome::Done
             }),
+            Verb::RefusePd { count } => {
+                self.with(|cluster, _| cluster.pd_mut().refuse_requests(count));
+                Outcome::Done
+            }
             Verb::PausePd { member, on } => {
                 self.pause_pd(member, on);
                 Outcome::Done
@@ -364,6 +368,7 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::ForgetTombstones {}
         | Verb::AdvanceGc { .. }
         | Verb::CollectGarbage {}
+        | Verb::RefusePd { .. }
         | Verb::JumpTso { .. }
         | Verb::CreateKeyspace { .. }
         | Verb::Save { .. } => (Vec::new(), None, None),

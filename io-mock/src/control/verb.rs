@@ -259,6 +259,11 @@ pub enum Verb {
         #[serde(default)]
         primary: Option<usize>,
     },
+    /// Has PD refuse requests as if there had been too many.
+    RefusePd {
+        /// How many; 0 takes back those that have not been refused yet.
+        count: u32,
+    },
     /// Has a member of PD look at no request, or go on.
     PausePd {
         /// The member, counted from 0.

@@ -84,6 +84,7 @@ pub(super) fn status(error: GrpcError) -> Status {
         GrpcCode::InvalidArgument => Code::InvalidArgument,
         GrpcCode::NotFound => Code::NotFound,
         GrpcCode::FailedPrecondition => Code::FailedPrecondition,
+        GrpcCode::ResourceExhausted => Code::ResourceExhausted,
         GrpcCode::OutOfRange => Code::OutOfRange,
         GrpcCode::Unimplemented => Code::Unimplemented,
         GrpcCode::Unavailable => Code::Unavailable,

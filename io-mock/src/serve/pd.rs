@@ -114,6 +114,7 @@ impl PdServer {
                     member,
                     follower_allowed,
                 } = at;
+                cluster.pd_mut().check_rate().map_err(grpc::status)?;
                 let at = pd_calls::At {
                     cluster: &mut *cluster,
                     now_ms,

@@ -52,7 +52,11 @@ impl History {
         self.values.iter().map(|(ts, value)| (*ts, value))
     }
 
-    fn put_write(&mut self, commit_ts: u64, write: WriteRecord) {
+    pub(in crate::cluster) fn put_value(&mut self, start_ts: u64, value: Bytes) {
+        self.values.insert(start_ts, value);
+    }
+
+    pub(in crate::cluster) fn put_write(&mut self, commit_ts: u64, write: WriteRecord) {
         let at = self.writes.partition_point(|(ts, _)| *ts > commit_ts);
         match self.writes.get_mut(at) {
             Some((ts, old)) if *ts == commit_ts => *old = write,
@@ -187,6 +191,16 @@ impl Engine {
         }
     }
 
+    /// What a store has not applied, if anything stands still there.
+    pub(in crate::cluster) fn past(&self, store: StoreId) -> Option<&Past> {
+        self.past.get(&store)
+    }
+
+    /// The same, to be put back as it was.
+    pub(in crate::cluster) fn past_mut(&mut self, store: StoreId) -> Option<&mut Past> {
+        self.past.get_mut(&store)
+    }
+
     /// Whether an encoded key lies in a range that stands still on a store.
     pub(in crate::cluster) fn stands_still(&self, store: StoreId, encoded: &[u8]) -> bool {
         let past = self.past.get(&store);
@@ -256,13 +270,18 @@ impl Engine {
                 self.histories
                     .entry(key)
                     .or_default()
-                    .values
-                    .insert(start_ts, value);
+                    .put_value(start_ts, value);
             }
             Change::DeleteValue(key, start_ts) => self.edit(key, |history| {
                 history.values.remove(&start_ts);
             }),
         }
+    }
+
+    /// Puts the versions of a key back as they were saved.
+    pub(in crate::cluster) fn put_history(&mut self, key: Key, history: History) {
+        self.keep_history(&key);
+        self.histories.insert(key, history);
     }
 
     fn edit(&mut self, key: Key, change: impl FnOnce(&mut History)) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tikv_proto::metapb;
 
 use super::Pd;
-use crate::cluster::region::{Buckets, Region, RegionId};
+use crate::cluster::region::{Buckets, PeerState, Region, RegionId};
 
 /// How often a leader reports buckets.
 const REPORT_MS: u64 = 10_000;
@@ -24,6 +24,10 @@ pub struct KnownRegion {
     pub leader: Option<metapb::Peer>,
     /// Its term.
     pub term: u64,
+    /// Peers that the leader has not heard of for long.
+    pub down: Vec<metapb::Peer>,
+    /// Peers that have to get a copy before they can follow.
+    pub pending: Vec<metapb::Peer>,
     /// Where it may be cut, as a leader has reported it.
     pub buckets: Option<metapb::Buckets>,
 }
@@ -60,6 +64,8 @@ impl Pd {
             meta: meta.clone(),
             leader: region.leader_peer().cloned(),
             term: region.term,
+            down: peers(region, |state| state.down),
+            pending: peers(region, PeerState::is_pending),
             buckets: before.and_then(|before| before.buckets),
         };
         self.by_id.insert(meta.id, known);
@@ -132,6 +138,13 @@ impl Pd {
             .range::<[u8], _>((Included(encoded), Unbounded))
             .filter_map(|(_, id)| self.by_id.get(id))
     }
+}
+
+/// The peers of a region about which something is out of the ordinary.
+fn peers(region: &Region, is_so: impl Fn(&PeerState) -> bool) -> Vec<metapb::Peer> {
+    let peers = region.meta.peers.iter();
+    let found = peers.filter(|peer| region.peer_states.get(&peer.store_id).is_some_and(&is_so));
+    found.copied().collect()
 }
 
 /// Buckets as a leader reports them. Nothing is counted here.

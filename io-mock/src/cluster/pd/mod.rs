@@ -69,6 +69,8 @@ pub struct Pd {
     external_ts: u64,
     /// Counts the changes that somebody may watch.
     watched: u64,
+    /// How many requests are still to be refused because there have been too many.
+    too_many: u32,
 }
 
 impl Pd {
@@ -93,6 +95,7 @@ impl Pd {
             operators: operators::Operators::default(),
             external_ts: 0,
             watched: 0,
+            too_many: 0,
         }
     }
 
@@ -100,6 +103,22 @@ impl Pd {
     /// stored metadata, who leads.
     pub fn watched_changes(&self) -> u64 {
         self.watched
+    }
+
+    /// Has the next requests refused as if there had been too many; 0 ends it. Streams and the question
+    /// who the members are pass.
+    pub fn refuse_requests(&mut self, count: u32) {
+        self.too_many = count;
+    }
+
+    /// Whether there have not been too many requests.
+    pub(crate) fn check_rate(&mut self) -> Result<(), GrpcError> {
+        if self.too_many == 0 {
+            return Ok(());
+        }
+        self.too_many -= 1;
+        let text = "[PD:common:ErrRateLimitExceeded]rate limit exceeded";
+        Err(GrpcError::new(GrpcCode::ResourceExhausted, text))
     }
 
     /// The next id for a store, region or peer.

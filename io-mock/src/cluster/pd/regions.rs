@@ -89,8 +89,9 @@ impl Pd {
             header: self.header(),
             region: Some(Box::new(known.meta.clone())),
             leader: known.leader,
+            down_peers: down_peers(known),
+            pending_peers: known.pending.clone(),
             buckets: self.buckets(member, known, need_buckets),
-            ..GetRegionResponse::default()
         }
     }
 
@@ -275,8 +276,9 @@ impl Pd {
             let found = self.by_id.get(&id).map(|known| pdpb::RegionResponse {
                 region: Some(Box::new(known.meta.clone())),
                 leader: known.leader,
+                down_peers: down_peers(known),
+                pending_peers: known.pending.clone(),
                 buckets: self.buckets(member, known, request.need_buckets),
-                ..pdpb::RegionResponse::default()
             });
             response.regions_by_id.insert(id, found.unwrap_or_default());
         }
@@ -325,8 +327,21 @@ fn described(known: &KnownRegion) -> pdpb::Region {
     pdpb::Region {
         region: Some(Box::new(known.meta.clone())),
         leader: Some(leader_or_empty(known)),
+        down_peers: down_peers(known),
+        pending_peers: known.pending.clone(),
         ..pdpb::Region::default()
     }
+}
+
+/// For how long peers have been down when their leader says so.
+const DOWN_SECONDS: u64 = 600;
+
+fn down_peers(known: &KnownRegion) -> Vec<pdpb::PeerStats> {
+    let down = known.down.iter().map(|peer| pdpb::PeerStats {
+        peer: Some(*peer),
+        down_seconds: DOWN_SECONDS,
+    });
+    down.collect()
 }
 
 fn leader_or_empty(known: &KnownRegion) -> metapb::Peer {

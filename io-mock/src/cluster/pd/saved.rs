@@ -54,6 +54,7 @@ impl Pd {
                 .collect(),
             external_ts: self.external_ts,
             watched: self.watched,
+            too_many: self.too_many,
         }
     }
 
@@ -99,6 +100,7 @@ impl Pd {
             },
             external_ts: saved.external_ts,
             watched: saved.watched,
+            too_many: saved.too_many,
             ..Pd::new(config)
         };
         for region in saved.regions {
@@ -106,6 +108,8 @@ impl Pd {
                 meta: region.meta?,
                 leader: region.leader,
                 term: region.term,
+                down: region.down,
+                pending: region.pending,
                 buckets: region.buckets,
             };
             let start = known.meta.start_key.clone();
@@ -126,6 +130,8 @@ fn save_region(known: &KnownRegion) -> wire::KnownRegion {
         meta: Some(known.meta.clone()),
         leader: known.leader,
         term: known.term,
+        down: known.down.clone(),
+        pending: known.pending.clone(),
         buckets: known.buckets.clone(),
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::SnapshotError;
 use super::wire;
 use crate::cluster::key::Key;
-use crate::cluster::mvcc::engine::{Change, ColumnFamily, Engine, RawValue};
+use crate::cluster::mvcc::engine::{Change, ColumnFamily, Engine, History, RawValue};
 use crate::cluster::mvcc::last_change::LastChange;
 use crate::cluster::mvcc::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use crate::cluster::mvcc::write_record::{WriteKind, WriteRecord};
@@ -33,31 +33,49 @@ const COLUMN_FAMILIES: [ColumnFamily; 3] = [
 ];
 
 /// What a number stands for in one of the lists above.
-fn known<T: Copy>(list: &[T], number: i64, what: &str) -> Result<T, SnapshotError> {
+pub(super) fn known<T: Copy>(list: &[T], number: i64, what: &str) -> Result<T, SnapshotError> {
     let index = usize::try_from(number).ok();
     let found = index.and_then(|index| list.get(index)).copied();
     found.ok_or_else(|| SnapshotError::impossible(what))
 }
 
 /// The number that stands for one of the lists above; every value is in its list.
-fn number<T: PartialEq>(list: &[T], value: T) -> i32 {
+pub(super) fn number<T: PartialEq>(list: &[T], value: T) -> i32 {
     let index = list.iter().position(|one| *one == value);
     index.map_or(-1, |index| index as i32)
 }
 
 pub(super) fn save_locks(engine: &Engine) -> Vec<wire::KeyLock> {
     let locks = engine.locks(&Bytes::new(), &Bytes::new());
-    locks
-        .map(|(key, lock)| match lock {
-            KeyLock::Exclusive(lock) => save_exclusive(key, lock),
-            KeyLock::Shared(shared) => wire::KeyLock {
-                key: key.encoded().clone(),
-                locks: shared.members.values().map(save_lock).collect(),
-                shared: true,
-                shrink_only: shared.shrink_only,
-            },
-        })
-        .collect()
+    locks.map(|(key, lock)| save_key_lock(key, lock)).collect()
+}
+
+pub(super) fn save_key_lock(key: &Key, lock: &KeyLock) -> wire::KeyLock {
+    match lock {
+        KeyLock::Exclusive(lock) => save_exclusive(key, lock),
+        KeyLock::Shared(shared) => wire::KeyLock {
+            key: key.encoded().clone(),
+            locks: shared.members.values().map(save_lock).collect(),
+            shared: true,
+            shrink_only: shared.shrink_only,
+        },
+    }
+}
+
+pub(super) fn load_key_lock(saved: wire::KeyLock) -> Result<(Key, KeyLock), SnapshotError> {
+    if !saved.shared {
+        let (key, lock) = load_exclusive(saved)?;
+        return Ok((key, KeyLock::Exclusive(lock)));
+    }
+    let members = saved.locks.into_iter().map(|lock| {
+        let lock = load_lock(lock)?;
+        Ok((lock.start_ts, lock))
+    });
+    let shared = SharedLocks {
+        shrink_only: saved.shrink_only,
+        members: members.collect::<Result<_, SnapshotError>>()?,
+    };
+    Ok((Key::from_encoded(saved.key), KeyLock::Shared(shared)))
 }
 
 /// A lock that only one transaction holds.
@@ -121,21 +139,37 @@ fn load_lock(saved: wire::Lock) -> Result<Lock, SnapshotError> {
 pub(super) fn save_histories(engine: &Engine) -> Vec<wire::History> {
     let histories = engine.histories(&Bytes::new(), &Bytes::new());
     histories
-        .map(|(key, history)| wire::History {
-            key: key.encoded().clone(),
-            writes: history
-                .from(u64::MAX)
-                .map(|(commit_ts, record)| save_write(commit_ts, record))
-                .collect(),
-            values: history
-                .values()
-                .map(|(start_ts, value)| wire::Value {
-                    start_ts,
-                    value: value.clone(),
-                })
-                .collect(),
-        })
+        .map(|(key, history)| save_history(key, history))
         .collect()
+}
+
+pub(super) fn save_history(key: &Key, history: &History) -> wire::History {
+    wire::History {
+        key: key.encoded().clone(),
+        writes: history
+            .from(u64::MAX)
+            .map(|(commit_ts, record)| save_write(commit_ts, record))
+            .collect(),
+        values: history
+            .values()
+            .map(|(start_ts, value)| wire::Value {
+                start_ts,
+                value: value.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn load_history(saved: wire::History) -> Result<(Key, History), SnapshotError> {
+    let mut history = History::default();
+    for write in saved.writes {
+        let (commit_ts, record) = load_write(write)?;
+        history.put_write(commit_ts, record);
+    }
+    for value in saved.values {
+        history.put_value(value.start_ts, value.value);
+    }
+    Ok((Key::from_encoded(saved.key), history))
 }
 
 fn save_write(commit_ts: u64, record: &WriteRecord) -> wire::Write {
@@ -170,15 +204,31 @@ pub(super) fn save_raw(engine: &Engine) -> Vec<wire::RawValue> {
     let mut saved = Vec::new();
     for cf in COLUMN_FAMILIES {
         let values = engine.raw_range(cf, &empty, &empty);
-        saved.extend(values.map(|(key, raw)| wire::RawValue {
-            cf: cf as u32,
-            key: key.clone(),
-            value: raw.value.clone(),
-            expires_at: raw.expires_at,
-            deleted: raw.deleted,
-        }));
+        saved.extend(values.map(|(key, raw)| save_raw_value(cf as usize, key, raw)));
     }
     saved
+}
+
+pub(super) fn save_raw_value(cf: usize, key: &Bytes, raw: &RawValue) -> wire::RawValue {
+    wire::RawValue {
+        cf: cf as u32,
+        key: key.clone(),
+        value: raw.value.clone(),
+        expires_at: raw.expires_at,
+        deleted: raw.deleted,
+    }
+}
+
+pub(super) fn load_raw_value(
+    saved: wire::RawValue,
+) -> Result<(ColumnFamily, Bytes, RawValue), SnapshotError> {
+    let cf = known(&COLUMN_FAMILIES, saved.cf.into(), "column family")?;
+    let value = RawValue {
+        value: saved.value,
+        expires_at: saved.expires_at,
+        deleted: saved.deleted,
+    };
+    Ok((cf, saved.key, value))
 }
 
 pub(super) fn load_engine(
@@ -188,41 +238,16 @@ pub(super) fn load_engine(
 ) -> Result<Engine, SnapshotError> {
     let mut engine = Engine::default();
     for saved in locks {
-        let (key, lock) = if saved.shared {
-            let key = Key::from_encoded(saved.key);
-            let members = saved.locks.into_iter().map(|lock| {
-                let lock = load_lock(lock)?;
-                Ok((lock.start_ts, lock))
-            });
-            let shared = SharedLocks {
-                shrink_only: saved.shrink_only,
-                members: members.collect::<Result<_, SnapshotError>>()?,
-            };
-            (key, KeyLock::Shared(shared))
-        } else {
-            let (key, lock) = load_exclusive(saved)?;
-            (key, KeyLock::Exclusive(lock))
-        };
+        let (key, lock) = load_key_lock(saved)?;
         engine.apply(Change::PutLock(key, lock));
     }
     for saved in histories {
-        let key = Key::from_encoded(saved.key);
-        for write in saved.writes {
-            let (commit_ts, record) = load_write(write)?;
-            engine.apply(Change::PutWrite(key.clone(), commit_ts, record));
-        }
-        for value in saved.values {
-            engine.apply(Change::PutValue(key.clone(), value.start_ts, value.value));
-        }
+        let (key, history) = load_history(saved)?;
+        engine.put_history(key, history);
     }
     for saved in raw {
-        let cf = known(&COLUMN_FAMILIES, saved.cf.into(), "column family")?;
-        let value = RawValue {
-            value: saved.value,
-            expires_at: saved.expires_at,
-            deleted: saved.deleted,
-        };
-        engine.put_raw(cf, saved.key, value);
+        let (cf, key, value) = load_raw_value(saved)?;
+        engine.put_raw(cf, key, value);
     }
     Ok(engine)
 }

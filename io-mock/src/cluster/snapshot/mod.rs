@@ -10,15 +10,17 @@
 //! | `wire` | the message |
 //! | `data` | locks, versions and raw values |
 //! | `parts` | configuration, stores and regions |
+//! | `trouble` | what has been made to go wrong |
 //!
 //! PD's part is with PD, in `pd::saved`. Deliberately absent: requests that wait, which belong to
-//! connections and end with the process, and what has been made to go wrong (writes held back, full
-//! disks, peers that lag): a loaded cluster is well.
+//! connections and end with the process, writes that are held back, and errors on demand for commands
+//! of one name.
 
 mod data;
 mod parts;
 #[cfg(test)]
 mod tests;
+mod trouble;
 pub(super) mod wire;
 
 use prost::Message;
@@ -83,7 +85,14 @@ impl Cluster {
         let engine = &self.engine;
         let snapshot = Snapshot {
             config: Some(parts::save_config(&self.config)),
-            stores: self.stores.values().map(parts::save_store).collect(),
+            stores: self
+                .stores
+                .iter()
+                .map(|(id, store)| wire::Store {
+                    past: engine.past(*id).map(trouble::save_past),
+                    ..parts::save_store(store)
+                })
+                .collect(),
             regions: self.regions.iter().map(parts::save_region).collect(),
             locks: data::save_locks(engine),
             histories: data::save_histories(engine),
@@ -91,6 +100,11 @@ impl Cluster {
             pd: Some(self.pd.save()),
             truth: self.truth.iter().map(data::save_truth).collect(),
             collected: self.collected,
+            injections: self
+                .injections
+                .iter()
+                .filter_map(trouble::save_injection)
+                .collect(),
         };
         let body = snapshot.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
@@ -112,14 +126,14 @@ impl Cluster {
             Snapshot::decode(body).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
         let config = parts::load_config(snapshot.config.unwrap_or_default())?;
         let mut cluster = Cluster::new(config, 0);
-        cluster.stores = snapshot
-            .stores
-            .into_iter()
-            .map(|store| {
-                let store = parts::load_store(store)?;
-                Ok((store.meta.id, store))
-            })
-            .collect::<Result<_, SnapshotError>>()?;
+        let mut pasts = Vec::new();
+        cluster.stores.clear();
+        for mut saved in snapshot.stores {
+            let past = saved.past.take();
+            let store = parts::load_store(saved)?;
+            pasts.extend(past.map(|past| (store.meta.id, past)));
+            cluster.stores.insert(store.meta.id, store);
+        }
         cluster.regions = RegionMap::default();
         for region in snapshot.regions {
             cluster.regions.insert(parts::load_region(region)?);
@@ -130,6 +144,14 @@ impl Cluster {
             ));
         }
         cluster.engine = data::load_engine(snapshot.locks, snapshot.histories, snapshot.raw)?;
+        cluster.stand_still_again();
+        for (store, saved) in pasts {
+            if let Some(past) = cluster.engine.past_mut(store) {
+                trouble::load_past(saved, past)?;
+            }
+        }
+        let injections = snapshot.injections.into_iter();
+        cluster.injections = injections.map(trouble::load_injection).collect();
         cluster.pd = Pd::load(&cluster.config, snapshot.pd.unwrap_or_default())
             .ok_or_else(|| SnapshotError::impossible("state of PD"))?;
         let truth = snapshot.truth.into_iter().map(data::load_truth);

@@ -6,12 +6,12 @@ use tikv_proto::kvrpcpb::ApiVersion;
 
 use super::SnapshotError;
 use super::data::{load_exclusive, save_exclusive};
-use super::wire;
+use super::{trouble, wire};
 use crate::cluster::Config;
 use crate::cluster::key::Key;
 use crate::cluster::mvcc::lock::Lock;
 use crate::cluster::mvcc::max_ts::{InvalidMaxTs, MaxTs};
-use crate::cluster::region::Region;
+use crate::cluster::region::{Buckets, Region};
 use crate::cluster::store::{CommittedCache, Store};
 
 pub(super) fn save_config(config: &Config) -> wire::Config {
@@ -83,6 +83,12 @@ pub(super) fn save_store(store: &Store) -> wire::Store {
             .collect(),
         slow_score: store.slow_score,
         feedback_seq_no: store.feedback_seq_no,
+        load: trouble::save_load(store.load),
+        disk: trouble::save_disk(store.disk),
+        ends_write: store.ends_write.map(trouble::save_end),
+        behind: store.behind.values().map(trouble::save_behind).collect(),
+        // Beside the data.
+        past: None,
     }
 }
 
@@ -109,6 +115,13 @@ pub(super) fn load_store(saved: wire::Store) -> Result<Store, SnapshotError> {
     store.memory_locks = load_memory(saved.memory_locks)?;
     store.slow_score = saved.slow_score;
     store.feedback_seq_no = saved.feedback_seq_no;
+    store.load = trouble::load_load(saved.load);
+    store.disk = trouble::load_disk(saved.disk)?;
+    store.ends_write = saved.ends_write.map(trouble::load_end).transpose()?;
+    for behind in saved.behind {
+        let behind = trouble::load_behind(behind)?;
+        store.behind.insert(behind.region.meta.id, behind);
+    }
     Ok(store)
 }
 
@@ -121,6 +134,21 @@ pub(super) fn save_region(region: &Region) -> wire::Region {
         merging: region.merging,
         safe_ts: region.safe_ts,
         memory_locks: save_memory(&region.memory_locks),
+        splitting: region.splitting,
+        transferring: region.transferring,
+        recovering: region.recovering,
+        confirmed_ts: region.confirmed_ts.clone(),
+        bucket_keys: region
+            .buckets
+            .as_ref()
+            .map(|buckets| buckets.keys.clone())
+            .unwrap_or_default(),
+        buckets_version: region.buckets_version,
+        peer_states: region
+            .peer_states
+            .iter()
+            .map(|(store, state)| (*store, trouble::save_peer_state(state)))
+            .collect(),
     }
 }
 
@@ -135,6 +163,20 @@ pub(super) fn load_region(saved: wire::Region) -> Result<Region, SnapshotError> 
     region.max_ts_synced = saved.max_ts_synced;
     region.merging = saved.merging;
     region.safe_ts = saved.safe_ts;
+    region.splitting = saved.splitting;
+    region.transferring = saved.transferring;
+    region.recovering = saved.recovering;
+    region.confirmed_ts = saved.confirmed_ts;
+    region.buckets_version = saved.buckets_version;
+    if !saved.bucket_keys.is_empty() {
+        region.buckets = Some(Buckets {
+            version: saved.buckets_version,
+            keys: saved.bucket_keys,
+        });
+    }
+    for (store, state) in saved.peer_states {
+        region.set_peer_state(store, trouble::load_peer_state(state));
+    }
     Ok(region)
 }
 

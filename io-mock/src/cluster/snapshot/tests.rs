@@ -8,6 +8,10 @@ use tikv_proto::{meta_storagepb, pdpb, resource_manager};
 
 use super::{HEADER_LEN, SnapshotError};
 use crate::cluster::failure::GrpcError;
+use crate::cluster::injection::Injection;
+use crate::cluster::region::RegionId;
+use crate::cluster::store::Disk;
+use crate::cluster::write_end::{End, WritePoint};
 use crate::cluster::{Cluster, Config, key};
 use crate::dispatch;
 
@@ -32,6 +36,10 @@ enum Step {
     Tokens(u8),
     Scatter,
     LeadPd(Option<usize>),
+    /// A peer falls behind, or is stuck.
+    FallBehind(u8, u64, bool),
+    Buckets(u8),
+    Trouble(u8, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -52,6 +60,10 @@ fn step() -> impl Strategy<Value = Step> {
         k.prop_map(Step::Tokens),
         Just(Step::Scatter),
         prop_oneof![Just(None), (0..2usize).prop_map(Some)].prop_map(Step::LeadPd),
+        (0..20u8, 1..4u64, any::<bool>())
+            .prop_map(|(k, store, stuck)| Step::FallBehind(k, store, stuck)),
+        (0..20u8).prop_map(Step::Buckets),
+        (0..20u8, 1..4u64).prop_map(|(k, store)| Step::Trouble(k, store)),
     ]
 }
 
@@ -219,6 +231,46 @@ fn take(cluster: &mut Cluster, now_ms: u64, step: &Step) {
             cluster.scatter(now_ms, &all);
         }
         Step::LeadPd(member) => cluster.pd_mut().set_leader(now_ms, member),
+        Step::FallBehind(k, store, stuck) => {
+            let id = at(cluster, k);
+            let _ = match stuck {
+                true => cluster.stall(id, store),
+                false => cluster.lengthen_lag(id, store, u64::from(k)),
+            };
+        }
+        Step::Buckets(k) => cluster.set_buckets(at(cluster, k), &[key::encode(&[k, k])]),
+        Step::Trouble(k, store) => make_trouble(cluster, k, store),
+    }
+}
+
+/// The region of a key.
+fn at(cluster: &Cluster, k: u8) -> RegionId {
+    let region = cluster.regions().find(&key::encode(&[k])).unwrap();
+    region.meta.id
+}
+
+/// Something about a store, a peer or a region is not as it should be.
+fn make_trouble(cluster: &mut Cluster, k: u8, store: u64) {
+    let id = at(cluster, k);
+    let served = cluster.store_mut(store).unwrap();
+    match k % 10 {
+        0 => served.disk = Disk::AlmostFull,
+        1 => served.load.observer_delay_ms = 7,
+        2 => cluster.end_next_write(store, End::StepDown, WritePoint::Applied),
+        3 => cluster.set_splitting(id, true),
+        4 => cluster.set_transferring(id, true),
+        5 => cluster.set_recovering(id, true),
+        6 => cluster.inject(Injection {
+            store: Some(store),
+            ..Injection::once(Default::default())
+        }),
+        7 => {
+            cluster.set_peer_state(id, store, |peer| peer.applying_snapshot = true);
+        }
+        8 => {
+            cluster.set_peer_state(id, store, |peer| peer.down = true);
+        }
+        _ => cluster.pd_mut().refuse_requests(3),
     }
 }
 

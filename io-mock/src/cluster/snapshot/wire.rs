@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use tikv_proto::{keyspacepb, meta_storagepb, metapb, pdpb, resource_manager};
+use tikv_proto::{errorpb, keyspacepb, meta_storagepb, metapb, pdpb, resource_manager};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Snapshot {
@@ -27,6 +27,8 @@ pub(crate) struct Snapshot {
     pub(crate) truth: Vec<Applied>,
     #[prost(uint64, tag = "9")]
     pub(crate) collected: u64,
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) injections: Vec<Injection>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -83,6 +85,86 @@ pub(crate) struct Store {
     pub(crate) slow_score: i32,
     #[prost(uint64, tag = "10")]
     pub(crate) feedback_seq_no: u64,
+    #[prost(message, optional, tag = "11")]
+    pub(crate) load: Option<Load>,
+    /// 0, 1, 2: normal, almost full, full.
+    #[prost(int32, tag = "12")]
+    pub(crate) disk: i32,
+    #[prost(message, optional, tag = "13")]
+    pub(crate) ends_write: Option<EndsWrite>,
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) behind: Vec<Behind>,
+    #[prost(message, optional, tag = "15")]
+    pub(crate) past: Option<Past>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Load {
+    #[prost(uint32, tag = "1")]
+    pub(crate) read_wait_ms: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) write_wait_ms: u32,
+    #[prost(bool, tag = "3")]
+    pub(crate) scheduler_full: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) raftstore_full: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) gc_worker_full: bool,
+    #[prost(uint64, tag = "6")]
+    pub(crate) observer_delay_ms: u64,
+    #[prost(bool, tag = "7")]
+    pub(crate) closing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct EndsWrite {
+    /// 0, 1: crash, step down.
+    #[prost(int32, tag = "1")]
+    pub(crate) end: i32,
+    /// The points in their order, with the entry that does not survive first.
+    #[prost(int32, tag = "2")]
+    pub(crate) point: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Behind {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) region: Option<Region>,
+    #[prost(uint64, tag = "2")]
+    pub(crate) entries: u64,
+    #[prost(bool, tag = "3")]
+    pub(crate) stuck: bool,
+}
+
+/// What a store has not applied, as it was. What was not there has a key and nothing else.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Past {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) locks: Vec<KeyLock>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) histories: Vec<History>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) raw: Vec<RawBefore>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RawBefore {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) value: Option<RawValue>,
+    #[prost(bool, tag = "2")]
+    pub(crate) absent: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Injection {
+    #[prost(uint64, optional, tag = "1")]
+    pub(crate) store: Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) region: Option<u64>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) error: Option<errorpb::Error>,
+    #[prost(uint32, tag = "4")]
+    pub(crate) times: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -111,6 +193,36 @@ pub(crate) struct Region {
     pub(crate) safe_ts: u64,
     #[prost(message, repeated, tag = "7")]
     pub(crate) memory_locks: Vec<KeyLock>,
+    #[prost(bool, tag = "8")]
+    pub(crate) splitting: bool,
+    #[prost(bool, tag = "9")]
+    pub(crate) transferring: bool,
+    #[prost(bool, tag = "10")]
+    pub(crate) recovering: bool,
+    #[prost(btree_map = "uint64, uint64", tag = "11")]
+    pub(crate) confirmed_ts: BTreeMap<u64, u64>,
+    #[prost(bytes = "bytes", repeated, tag = "12")]
+    pub(crate) bucket_keys: Vec<Bytes>,
+    #[prost(uint64, tag = "13")]
+    pub(crate) buckets_version: u64,
+    #[prost(btree_map = "uint64, message", tag = "14")]
+    pub(crate) peer_states: BTreeMap<u64, PeerState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct PeerState {
+    #[prost(uint64, optional, tag = "1")]
+    pub(crate) safe_ts_stuck: Option<u64>,
+    #[prost(bool, tag = "2")]
+    pub(crate) safe_ts_forgotten: bool,
+    #[prost(bool, tag = "3")]
+    pub(crate) uninitialized: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) applying_snapshot: bool,
+    #[prost(bool, tag = "5")]
+    pub(crate) waits_for_data: bool,
+    #[prost(bool, tag = "6")]
+    pub(crate) down: bool,
 }
 
 /// Exclusive if it is no shared one, which may have a single member too.
@@ -275,6 +387,8 @@ pub(crate) struct Pd {
     pub(crate) tso_service: Option<TsoService>,
     #[prost(uint64, tag = "22")]
     pub(crate) tso_changes: u64,
+    #[prost(uint32, tag = "23")]
+    pub(crate) too_many: u32,
     #[prost(message, repeated, tag = "30")]
     pub(crate) meta_leases: Vec<Lease>,
 }
@@ -305,6 +419,10 @@ pub(crate) struct KnownRegion {
     pub(crate) term: u64,
     #[prost(message, optional, tag = "4")]
     pub(crate) buckets: Option<metapb::Buckets>,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) down: Vec<metapb::Peer>,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) pending: Vec<metapb::Peer>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,6 +1,8 @@
 //! Regions as PD knows them, and what its members tell of themselves.
 
 use bytes::Bytes;
+use tikv_core::wire::Command;
+use tikv_proto::metapb;
 use tikv_proto::pdpb::{
     AllocIdRequest, BatchScanRegionsRequest, BatchScanRegionsResponse, ErrorType,
     GetExternalTimestampRequest, GetMembersRequest, GetRegionRequest, GetRegionResponse, KeyRange,
@@ -9,10 +11,11 @@ use tikv_proto::pdpb::{
 };
 
 use super::{Bench, NOW};
-use crate::cluster::Config;
 use crate::cluster::failure::GrpcCode;
 use crate::cluster::key;
 use crate::cluster::region::RegionId;
+use crate::cluster::{Cluster, Config};
+use crate::dispatch;
 
 fn header() -> Option<RequestHeader> {
     Some(RequestHeader {
@@ -369,4 +372,62 @@ fn test_external_timestamp() {
     assert_eq!(set(233), (refused, 233), "it rises");
     assert_eq!(set((NOW + 1000) << 18), (refused, 233), "beyond PD's time");
     assert_eq!(set(NOW << 18), (None, NOW << 18));
+}
+
+#[test]
+fn peers_that_are_down_or_pending_are_told_with_their_region() {
+    let mut b = Bench::new();
+    let id = b.to(b"k").0.expect("a context").region_id;
+    let look_up = |b: &Bench| {
+        let request = GetRegionRequest {
+            header: header(),
+            region_key: Bytes::from("k"),
+            need_buckets: false,
+        };
+        b.cluster
+            .pd()
+            .get_region(0, false, request)
+            .expect("an answer")
+    };
+    assert!(look_up(&b).down_peers.is_empty() && look_up(&b).pending_peers.is_empty());
+    b.cluster.set_peer_state(id, 2, |peer| peer.down = true);
+    b.cluster
+        .set_peer_state(id, 3, |peer| peer.applying_snapshot = true);
+    let found = look_up(&b);
+    let down: Vec<_> = found.down_peers.iter().filter_map(|it| it.peer).collect();
+    let stores = |peers: &[metapb::Peer]| peers.iter().map(|it| it.store_id).collect::<Vec<_>>();
+    assert_eq!(
+        (stores(&down), stores(&found.pending_peers)),
+        (vec![2], vec![3])
+    );
+    let loaded = Cluster::load(&b.cluster.save()).expect("it was saved");
+    let request = GetRegionRequest {
+        header: header(),
+        region_key: Bytes::from("k"),
+        need_buckets: false,
+    };
+    assert_eq!(loaded.pd().get_region(0, false, request), Ok(found));
+    for store in [2, 3] {
+        b.cluster
+            .set_peer_state(id, store, |peer| *peer = Default::default());
+    }
+    assert!(look_up(&b).down_peers.is_empty() && look_up(&b).pending_peers.is_empty());
+}
+
+#[test]
+fn too_many_requests_are_refused_but_not_who_the_members_are() {
+    let mut b = Bench::new();
+    b.cluster.pd_mut().refuse_requests(1);
+    let mut ask = |command: Command| dispatch::pd(&mut b.cluster, NOW, 0, command).map(|_| ());
+    assert_eq!(
+        ask(Command::GetMembers(GetMembersRequest::default())),
+        Ok(())
+    );
+    let get = GetRegionRequest {
+        header: header(),
+        ..Default::default()
+    };
+    let refused = ask(Command::GetRegion(get.clone())).expect_err("too many");
+    assert_eq!(refused.code, GrpcCode::ResourceExhausted);
+    assert_eq!(ask(Command::GetRegion(get)), Ok(()));
 }
