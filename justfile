@@ -30,6 +30,11 @@ fuzz target seconds="60":
 peers *args:
     cargo test --locked --manifest-path tests/peers/Cargo.toml {{ args }}
 
+# The official Go client at work on tikv-mock; needs a Go toolchain
+peers-go *args:
+    cargo build --locked -p tikv-io-mock --features serve --bin tikv-mock
+    TIKV_MOCK="$(realpath "${CARGO_TARGET_DIR:-target}/debug/tikv-mock")" go -C tests/peers/go test -count=1 ./... {{ args }}
+
 # All benchmarks
 bench *args:
     cargo bench --workspace {{ args }}

@@ -168,7 +168,7 @@ mod tests {
         };
         assert!(told().await.created);
         let first = told().await.events.remove(0).kv.unwrap();
-        assert_eq!((first.lease, first.mod_revision), (lease.id, 1));
+        assert_eq!((first.lease, first.mod_revision), (lease.id, 2));
         // The lease ends, and a safe point of PD's moves.
         let revoke = LeaseRequest { id: lease.id };
         let path = "/etcdserverpb.Lease/LeaseRevoke";

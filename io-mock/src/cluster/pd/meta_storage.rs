@@ -16,7 +16,7 @@ use super::etcd::Leases;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 
 /// Everything stored, and what has happened to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct MetaStorage {
     pub(super) revision: i64,
     /// Changes up to this one are forgotten.
@@ -25,6 +25,19 @@ pub(super) struct MetaStorage {
     /// One change each, with the value before it.
     pub(super) events: Vec<Event>,
     pub(super) leases: Leases,
+}
+
+impl Default for MetaStorage {
+    fn default() -> Self {
+        MetaStorage {
+            // Clients take the revision before the first change for one that there is.
+            revision: 1,
+            compacted: 0,
+            entries: BTreeMap::new(),
+            events: Vec::new(),
+            leases: Leases::default(),
+        }
+    }
 }
 
 impl MetaStorage {
@@ -384,11 +397,11 @@ mod tests {
             ..GetRequest::default()
         };
         let found = pd.meta_get(0, request.clone()).unwrap();
-        assert_eq!((found.count, found.header.unwrap().revision), (2, 3));
+        assert_eq!((found.count, found.header.unwrap().revision), (2, 4));
         let kv = &found.kvs[0];
         assert_eq!((&kv.value[..], kv.mod_revision), (&b"z"[..], 0));
         let old = GetRequest {
-            revision: 2,
+            revision: 3,
             ..request.clone()
         };
         let found = pd.meta_get(0, old).unwrap();
@@ -420,7 +433,7 @@ mod tests {
             error.unwrap().message,
             "etcdserver: requested lease not found"
         );
-        assert_eq!(pd.meta_revision(), 0);
+        assert_eq!(pd.meta_revision(), 1);
     }
 
     #[test]

@@ -79,13 +79,13 @@ fn ranges_are_sorted_filtered_and_cut() {
     let found = pd.etcd_range(0, 0, cut).unwrap();
     assert_eq!((found.kvs.len(), found.more, found.count), (2, true, 3));
     let changed = RangeRequest {
-        min_mod_revision: 4,
+        min_mod_revision: 5,
         ..all()
     };
     let found = pd.etcd_range(0, 0, changed).unwrap();
     let kv = &found.kvs[0];
     assert_eq!(found.count, 3, "counted before it is filtered");
-    assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (2, 4, 2));
+    assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (3, 5, 2));
     let counted = RangeRequest {
         count_only: true,
         ..all()
@@ -107,19 +107,19 @@ fn old_revisions_are_read_until_they_are_compacted() {
     assert_eq!(pd.etcd_delete_range(0, 0, delete).unwrap().deleted, 1);
     let at = |revision| RangeRequest { revision, ..all() };
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    assert_eq!(range(&mut pd, at(1)), [pair("a", "1")]);
-    assert_eq!(range(&mut pd, at(2)), [pair("a", "1"), pair("b", "1")]);
-    assert_eq!(range(&mut pd, at(3)), [pair("a", "2"), pair("b", "1")]);
-    assert_eq!(range(&mut pd, at(4)), [pair("a", "2")]);
-    let future = code(pd.etcd_range(0, 0, at(5)));
+    assert_eq!(range(&mut pd, at(2)), [pair("a", "1")]);
+    assert_eq!(range(&mut pd, at(3)), [pair("a", "1"), pair("b", "1")]);
+    assert_eq!(range(&mut pd, at(4)), [pair("a", "2"), pair("b", "1")]);
+    assert_eq!(range(&mut pd, at(5)), [pair("a", "2")]);
+    let future = code(pd.etcd_range(0, 0, at(6)));
     assert_eq!(future.0, GrpcCode::OutOfRange);
-    pd.etcd_compact(0, 0, CompactionRequest { revision: 2 })
+    pd.etcd_compact(0, 0, CompactionRequest { revision: 3 })
         .unwrap();
-    assert_eq!(range(&mut pd, at(2)), [pair("a", "1"), pair("b", "1")]);
-    let gone = code(pd.etcd_range(0, 0, at(1)));
+    assert_eq!(range(&mut pd, at(3)), [pair("a", "1"), pair("b", "1")]);
+    let gone = code(pd.etcd_range(0, 0, at(2)));
     let message = "etcdserver: mvcc: required revision has been compacted";
     assert_eq!(gone, (GrpcCode::OutOfRange, message.to_owned()));
-    let again = pd.etcd_compact(0, 0, CompactionRequest { revision: 2 });
+    let again = pd.etcd_compact(0, 0, CompactionRequest { revision: 3 });
     assert_eq!(code(again).0, GrpcCode::OutOfRange);
 }
 
@@ -156,14 +156,14 @@ fn a_transaction_does_what_its_conditions_say_at_one_revision() {
     let won = pd.etcd_txn(0, 0, request.clone()).unwrap();
     assert!(won.succeeded);
     let revisions = ["a", "b"].map(|key| get(&mut pd, key).unwrap().mod_revision);
-    assert_eq!(revisions, [1, 1]);
+    assert_eq!(revisions, [2, 2]);
     let lost = pd.etcd_txn(0, 0, request).unwrap();
     assert!(!lost.succeeded);
     let Some(OpDone::Range(seen)) = &lost.responses[0].done else {
         panic!("{lost:?}");
     };
     assert_eq!(seen.kvs.len(), 2);
-    assert_eq!(lost.header.unwrap().revision, 1, "nothing was written");
+    assert_eq!(lost.header.unwrap().revision, 2, "nothing was written");
 
     let holds = |pd: &mut Pd, compare: Compare| {
         let request = TxnRequest {
@@ -187,7 +187,7 @@ fn a_transaction_does_what_its_conditions_say_at_one_revision() {
     assert!(!holds(&mut pd, missing), "no value is not another value");
     let both = Compare {
         range_end: "c".into(),
-        ..compare(R::NotEqual, T::Mod, Compared::Mod(1))
+        ..compare(R::NotEqual, T::Mod, Compared::Mod(2))
     };
     assert!(!holds(&mut pd, both));
 }
@@ -333,19 +333,19 @@ fn a_watch_tells_what_it_was_asked_for_and_ends_when_that_is_gone() {
     assert_eq!(told.len(), 1, "deletions are left out");
     assert_eq!(&told[0].prev_kv.as_ref().unwrap().value[..], b"1");
     let later = WatchCreate {
-        start_revision: 6,
+        start_revision: 7,
         ..from_first.clone()
     };
     let mut later = pd.etcd_watch(1, &later);
     put(&mut pd, "c", "1");
-    assert!(pd.etcd_next(0, &mut later).is_none(), "revision 5");
+    assert!(pd.etcd_next(0, &mut later).is_none(), "revision 6");
     put(&mut pd, "c", "2");
     assert_eq!(pd.etcd_next(0, &mut later).unwrap().events.len(), 1);
-    pd.etcd_compact(0, 0, CompactionRequest { revision: 3 })
+    pd.etcd_compact(0, 0, CompactionRequest { revision: 4 })
         .unwrap();
     let mut watcher = pd.etcd_watch(2, &from_first);
     let told = pd.etcd_next(0, &mut watcher).unwrap();
-    assert_eq!((told.canceled, told.compact_revision), (true, 3));
+    assert_eq!((told.canceled, told.compact_revision), (true, 4));
 }
 
 #[test]
