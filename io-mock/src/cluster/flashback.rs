@@ -212,7 +212,7 @@ fn roll_back_locks(work: &mut Work<'_>, flashback: &Flashback) -> Result<bool, F
                 rollback_lock(work, &key, &lock, None, true)?;
             }
             KeyLock::Shared(members) => {
-                for start_ts in members.members.keys() {
+                for start_ts in &members.listed() {
                     let Some(KeyLock::Shared(mut rest)) = work.current_lock(&key)? else {
                         break;
                     };

@@ -272,7 +272,7 @@ fn resolve_batch(
     for (key, lock) in locks {
         let members: Vec<Lock> = match lock {
             KeyLock::Exclusive(lock) => vec![lock],
-            KeyLock::Shared(shared) => shared.members.into_values().collect(),
+            KeyLock::Shared(shared) => shared.listed_members().cloned().collect(),
         };
         for lock in members {
             let Some(&commit_ts) = fates.get(&lock.start_ts) else {

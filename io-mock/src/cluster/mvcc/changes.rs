@@ -58,7 +58,8 @@ impl Changes {
     }
 
     /// Sets the shared locks of a key.
-    pub fn put_shared(&mut self, key: Key, shared: SharedLocks) {
+    pub fn put_shared(&mut self, key: Key, mut shared: SharedLocks) {
+        shared.written = shared.listed();
         self.list
             .push(Change::PutLock(key, KeyLock::Shared(shared)));
     }

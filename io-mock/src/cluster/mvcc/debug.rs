@@ -42,7 +42,7 @@ pub fn info(reader: &Reader<'_>, key: &Key) -> MvccInfo {
 fn shown(lock: &KeyLock) -> Option<&Lock> {
     match lock {
         KeyLock::Exclusive(lock) => Some(lock),
-        KeyLock::Shared(shared) => shared.members.values().next(),
+        KeyLock::Shared(shared) => shared.listed_members().next(),
     }
 }
 

@@ -9,6 +9,7 @@ use tikv_proto::kvrpcpb::{self, IsolationLevel, LockInfo};
 
 use super::error::MvccError;
 use super::last_change::LastChange;
+use super::shared_order::listed;
 use crate::cluster::key::Key;
 
 /// What a lock will become when it is committed.
@@ -188,15 +189,31 @@ pub struct SharedLocks {
     pub shrink_only: bool,
     /// By start version.
     pub members: BTreeMap<u64, Lock>,
+    /// The start versions in the order in which they stand in the data.
+    pub written: Vec<u64>,
 }
 
 impl SharedLocks {
+    /// The start versions in the order in which the server lists them.
+    pub fn listed(&self) -> Vec<u64> {
+        let joined = self.members.keys().copied();
+        let joined: Vec<u64> = joined.filter(|ts| !self.written.contains(ts)).collect();
+        let mut listed = listed(&self.written, &joined);
+        listed.retain(|start_ts| self.members.contains_key(start_ts));
+        listed
+    }
+
+    /// The members in that order.
+    pub fn listed_members(&self) -> impl Iterator<Item = &Lock> {
+        let listed = self.listed().into_iter();
+        listed.filter_map(|start_ts| self.members.get(&start_ts))
+    }
+
     /// As clients see it: a wrapper that names every member.
     pub fn info(&self, user_key: Bytes) -> LockInfo {
         LockInfo {
             shared_lock_infos: self
-                .members
-                .values()
+                .listed_members()
                 .map(|m| m.info(user_key.clone()))
                 .collect(),
             lock_type: kvrpcpb::Op::SharedLock.into(),

@@ -18,5 +18,6 @@ pub mod pessimistic;
 pub mod prewrite;
 pub mod read;
 pub mod reader;
+pub mod shared_order;
 pub mod status;
 pub mod write_record;

@@ -355,8 +355,9 @@ fn filter_lock(lock: &KeyLock, filter: &mut impl FnMut(&Lock) -> bool) -> Option
                 .collect();
             (!members.is_empty()).then(|| {
                 KeyLock::Shared(SharedLocks {
-                    shrink_only: shared.shrink_only,
                     members,
+                    shrink_only: shared.shrink_only,
+                    written: shared.written.clone(),
                 })
             })
         }

@@ -55,7 +55,12 @@ pub(super) fn save_key_lock(key: &Key, lock: &KeyLock) -> wire::KeyLock {
         KeyLock::Exclusive(lock) => save_exclusive(key, lock),
         KeyLock::Shared(shared) => wire::KeyLock {
             key: key.encoded().clone(),
-            locks: shared.members.values().map(save_lock).collect(),
+            locks: shared
+                .written
+                .iter()
+                .filter_map(|start_ts| shared.members.get(start_ts))
+                .map(save_lock)
+                .collect(),
             shared: true,
             shrink_only: shared.shrink_only,
         },
@@ -67,6 +72,7 @@ pub(super) fn load_key_lock(saved: wire::KeyLock) -> Result<(Key, KeyLock), Snap
         let (key, lock) = load_exclusive(saved)?;
         return Ok((key, KeyLock::Exclusive(lock)));
     }
+    let written = saved.locks.iter().map(|lock| lock.start_ts).collect();
     let members = saved.locks.into_iter().map(|lock| {
         let lock = load_lock(lock)?;
         Ok((lock.start_ts, lock))
@@ -74,6 +80,7 @@ pub(super) fn load_key_lock(saved: wire::KeyLock) -> Result<(Key, KeyLock), Snap
     let shared = SharedLocks {
         shrink_only: saved.shrink_only,
         members: members.collect::<Result<_, SnapshotError>>()?,
+        written,
     };
     Ok((Key::from_encoded(saved.key), KeyLock::Shared(shared)))
 }

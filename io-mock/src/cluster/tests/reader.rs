@@ -139,8 +139,9 @@ fn shared(starts: &[u64]) -> SharedLocks {
         (start, Lock::new(LockKind::Pessimistic, primary, start, 100))
     };
     SharedLocks {
-        shrink_only: false,
         members: starts.iter().map(member).collect(),
+        written: starts.to_vec(),
+        ..SharedLocks::default()
     }
 }
 

@@ -1,10 +1,10 @@
 //! When a read minds a lock, what a fence hides, and who may join shared locks.
 
 use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::DoPessimisticCheck;
-use tikv_proto::kvrpcpb::{IsolationLevel, Op};
+use tikv_proto::kvrpcpb::{self, IsolationLevel, Op};
 
 use super::vocabulary::{pre, word};
-use super::{Bench, mutation};
+use super::{Bench, NOW, mutation};
 use crate::cluster::key::Key;
 use crate::cluster::mvcc::lock::{Lock, LockKind, ReadRules, SharedLocks};
 use crate::cluster::mvcc::write_record::{WriteKind, WriteRecord};
@@ -153,4 +153,34 @@ fn test_update_lock_success() {
     b.must_share(K, b"primary", 10, 10);
     assert_eq!(prewrite_shared(&mut b, 10), "");
     assert_eq!(b.shared(K).members[&10].kind, LockKind::Lock);
+}
+
+#[test]
+fn members_are_listed_as_the_server_s_table_has_them() {
+    let infos = |b: &mut Bench| {
+        let (context, store) = b.to(b"k");
+        let request = kvrpcpb::ScanLockRequest {
+            context,
+            max_version: u64::MAX,
+            ..Default::default()
+        };
+        let locks = b.cluster.kv_scan_lock(NOW, store, request).locks;
+        let members = locks.into_iter().flat_map(|lock| lock.shared_lock_infos);
+        let members: Vec<u64> = members.map(|lock| lock.lock_version).collect();
+        members
+    };
+    // The last two bits are what the place in a small table depends on.
+    let mut b = Bench::new();
+    b.must_share(b"k", b"pk", 6, 6);
+    b.must_share(b"k", b"pk", 9, 9);
+    assert_eq!(infos(&mut b), [9, 6]);
+    let mut b = Bench::new();
+    b.must_share(b"k", b"pk", 7, 7);
+    b.must_share(b"k", b"pk", 11, 11);
+    assert_eq!(infos(&mut b), [7, 11]);
+    // Each time it is written, what did not fit behind the others has come before them.
+    b.must_share(b"k", b"pk", 11, 12);
+    assert_eq!(infos(&mut b), [11, 7]);
+    b.must_share(b"k", b"pk", 7, 12);
+    assert_eq!(infos(&mut b), [7, 11]);
 }

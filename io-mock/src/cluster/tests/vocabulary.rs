@@ -233,7 +233,8 @@ impl Bench {
     }
 
     /// Sets shared locks as no command would leave them.
-    pub(super) fn set_shared(&mut self, k: &[u8], shared: SharedLocks) {
+    pub(super) fn set_shared(&mut self, k: &[u8], mut shared: SharedLocks) {
+        shared.written = shared.listed();
         let change = Change::PutLock(Key::from_user(k), KeyLock::Shared(shared));
         self.cluster.engine.apply(change);
     }

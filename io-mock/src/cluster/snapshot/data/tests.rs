@@ -1,5 +1,7 @@
 //! Locks and records, with everything that may be in them, survive being saved.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 use super::*;
@@ -79,9 +81,11 @@ fn test_lock() {
         for count in [1, locks().len()] {
             let members = (1..).zip(locks()).take(count);
             let members = members.map(|(start_ts, lock)| (start_ts, Lock { start_ts, ..lock }));
+            let members: BTreeMap<u64, Lock> = members.collect();
             let shared = KeyLock::Shared(SharedLocks {
                 shrink_only,
-                members: members.collect(),
+                written: members.keys().rev().copied().collect(),
+                members,
             });
             let mut engine = Engine::default();
             let key = Key::from_user(b"k");
