@@ -102,6 +102,16 @@ mutations! {
     ForgetMovedKeys = "forget-moved-keys",
     /// Goes on with a region whose epoch a server refused.
     IgnoreEpochChange = "ignore-epoch-change",
+    /// Puts regions into its cache that are older than what it knows.
+    BelieveOlderRegions = "believe-older-regions",
+    /// Follows every word on who leads, however often they go in a circle.
+    TrustEveryHint = "trust-every-hint",
+    /// Asks the wrong store again where PD would know better.
+    ForgetMovedStores = "forget-moved-stores",
+    /// Takes a command that a leader called stale for one that was not done.
+    StaleIsRefused = "stale-is-refused",
+    /// Rolls back an expired transaction that commits by its locks without asking for them.
+    RollBackByPrimary = "roll-back-by-primary",
     /// Waits only for a moment before it tries again, for ever.
     NeverBackOff = "never-back-off",
     /// Reports a raw write as done that failed.

@@ -19,6 +19,8 @@ use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::cluster::region::StoreId;
 use crate::cluster::region_errors::{deadline_exceeded, stale_command};
 use crate::cluster::write_end::{End, WritePoint};
+#[cfg(feature = "mutations")]
+use crate::mutation::Mutation;
 use crate::node::Node;
 
 /// Has a store answer a request that carries its context.
@@ -179,6 +181,8 @@ fn step_down(
     let answer = look_at(cluster, now_ms, store, command, patience);
     let has_proposed = cluster.write_has_ended(store);
     cluster.depose_leader(id);
+    #[cfg(feature = "mutations")]
+    let stale = stale.filter(|_| !crate::mutation::is(Mutation::AnswerBeforeApply));
     match stale {
         Some(stale) if has_proposed && point != WritePoint::Answered => Ok(Answer::Now(stale)),
         _ => answer,

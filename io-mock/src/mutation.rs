@@ -33,6 +33,10 @@ tikv_core::mutations! {
     LoseRawDeletes = "store-loses-raw-deletes",
     /// A store answers raw reads with nothing now and then.
     LoseRawReads = "store-loses-raw-reads",
+    /// A store answers a write before it is applied, and loses it with its leadership.
+    AnswerBeforeApply = "store-answers-before-applying",
+    /// A new leader commits at once without knowing up to where reads were served.
+    IgnoreLateSync = "store-ignores-late-sync",
     /// PD gives every other client timestamps of two seconds ago.
     TimestampsBehind = "pd-timestamps-behind",
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use tikv_proto::metapb::StoreState;
+
 use crate::cluster::Cluster;
+use crate::cluster::store::Store;
 
 /// A process that serves requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +46,9 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn of(cluster: &Cluster) -> Self {
         let stores = cluster.store_ids().filter_map(|id| {
-            let store = cluster.store(id)?;
+            // Where a store listened that is gone for good, another one may.
+            let alive = |store: &&Store| store.meta.state() != StoreState::Tombstone;
+            let store = cluster.store(id).filter(alive)?;
             Some((Arc::from(store.meta.address.as_str()), Node::Store(id)))
         });
         let members = cluster

@@ -449,6 +449,12 @@ pub(crate) fn judge(error: &RegionError, route: &Route) -> Verdict {
             ..
         } => busy(*estimated_wait, *is_deadline, route),
         E::StaleCommand => idle(route, None),
+        #[cfg(feature = "mutations")]
+        E::StoreNotMatch { .. }
+            if crate::mutation::is(crate::mutation::Mutation::ForgetMovedStores) =>
+        {
+            wrong(InvalidReason::Other)
+        }
         E::StoreNotMatch { .. } => Verdict::new(
             Then::Relocate,
             smallvec![
@@ -571,6 +577,10 @@ fn idle(route: &Route, flag: Option<ReplicaFlag>) -> Verdict {
 /// Whether the store knows nothing newer of the region than the client, who may have it from PD:
 /// the store will catch up.
 fn is_no_news(current: &[metapb::Region], cached: RegionVerId) -> bool {
+    #[cfg(feature = "mutations")]
+    if crate::mutation::is(crate::mutation::Mutation::BelieveOlderRegions) {
+        return false;
+    }
     current
         .iter()
         .map(RegionVerId::of)

@@ -335,7 +335,10 @@ impl Attempts<'_> {
         let verdict = self.selector.on_region_error(&error, self.io.now());
         self.carry_out(target, &verdict, &error)?;
         // A leader that steps down says so of what it has proposed, too, and that may be committed.
-        if matches!(error, RegionError::StaleCommand) {
+        let is_stale = matches!(error, RegionError::StaleCommand);
+        #[cfg(feature = "mutations")]
+        let is_stale = is_stale && !crate::mutation::is(crate::mutation::Mutation::StaleIsRefused);
+        if is_stale {
             self.may_be_applied = true;
             if self.once {
                 return Err(error.to_error(target.region.id));

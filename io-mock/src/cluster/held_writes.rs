@@ -47,6 +47,14 @@ impl Cluster {
         }
     }
 
+    /// Has a region hold no more writes. Those that it holds are applied with the next one, or when
+    /// they are [released](Cluster::release_writes).
+    pub fn stop_holding(&mut self, id: RegionId) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.holds_writes = false;
+        }
+    }
+
     /// Applies what a region holds; it holds nothing from now on.
     pub fn release_writes(&mut self, now_ms: u64, id: RegionId) {
         self.apply_held(now_ms, id);

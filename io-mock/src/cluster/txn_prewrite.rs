@@ -110,7 +110,10 @@ impl Cluster {
                     props.skip_constraint_check = true;
                 }
             }
-            if commit != CommitKind::TwoPhase && !region.max_ts_synced {
+            let synced = region.max_ts_synced;
+            #[cfg(feature = "mutations")]
+            let synced = synced || crate::mutation::is(crate::mutation::Mutation::IgnoreLateSync);
+            if commit != CommitKind::TwoPhase && !synced {
                 return Err(region_errors::max_ts_not_synced().into());
             }
             Ok(prewrite_all(work, props, mutations, asynchronous)?)

@@ -10,18 +10,20 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tikv_core::driver::Instant;
-use tikv_core::wire::{Command, Response};
-use tikv_proto::errorpb::{self, DiskFull, ServerIsBusy};
+use tikv_core::wire::Command;
 use tikv_proto::metapb::PeerRole;
 use tikv_proto::pdpb;
 
 use super::chance::Chance;
 use super::chaos::Change;
 use super::faults::{Drawn, Fault};
+use super::further::Later;
 use super::marks::Mark;
 use super::plan::Plan;
 use super::world::{Event, Phase, World};
+use crate::cluster::load::Load;
 use crate::cluster::region::{RegionId, StoreId};
+use crate::cluster::store::Disk;
 use crate::dispatch;
 use crate::node::Node;
 
@@ -29,9 +31,9 @@ use crate::node::Node;
 pub(super) struct Ailments {
     chance: Chance,
     drawn: Drawn,
-    /// Until when a store refuses some requests because it has too much to do.
+    /// Until when a store has too much to do.
     busy: BTreeMap<StoreId, Instant>,
-    /// Until when a store takes no new data.
+    /// Until when a store's disk is full.
     full: BTreeMap<StoreId, Instant>,
 }
 
@@ -52,6 +54,8 @@ const SLOWER_MS: RangeInclusive<u64> = 1..=800;
 const BUSY: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(2);
 /// A busy store asks to be left alone for so long, if it does.
 const BACKOFF_MS: RangeInclusive<u64> = 1..=500;
+/// A busy store lets requests wait for so long, longer than some may take.
+const WAIT_MS: RangeInclusive<u64> = 1_000..=60_000;
 const FULL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3);
 const JUMP: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30);
 /// An answer has left the store when it dies after it.
@@ -72,12 +76,6 @@ impl Ailments {
     /// When a fault strikes next that comes again and again.
     pub(super) fn after(&mut self, mean: Duration) -> Duration {
         self.chance.around(mean)
-    }
-
-    /// All stores are well again.
-    pub(super) fn heal(&mut self) {
-        self.busy.clear();
-        self.full.clear();
     }
 }
 
@@ -102,20 +100,8 @@ impl World {
                 self.network
                     .slow_down(Node::Store(store), until, Duration::from_millis(more));
             }
-            Fault::BusyStore => {
-                let until = now + chance.time(BUSY);
-                self.audit.note(now, || {
-                    format!("s{store} is busy until {} ms", until.as_millis())
-                });
-                self.ailments.busy.insert(store, until);
-            }
-            Fault::DiskFull => {
-                let until = now + chance.time(FULL);
-                self.audit.note(now, || {
-                    format!("s{store} has no room until {} ms", until.as_millis())
-                });
-                self.ailments.full.insert(store, until);
-            }
+            Fault::BusyStore => self.overload(store),
+            Fault::DiskFull => self.fill_disk(store),
             Fault::MovePeer => self.move_some_peer(),
             Fault::JumpTso => self.jump_tso(),
             _ => {}
@@ -125,6 +111,7 @@ impl World {
     /// A region loses a follower, or gets one.
     fn move_some_peer(&mut self) {
         let now_ms = self.now_ms();
+        let alive = self.alive();
         let chance = &mut self.ailments.chance;
         let regions: Vec<RegionId> = self.cluster.regions().ids().collect();
         let Some(&id) = chance.pick(&regions) else {
@@ -133,9 +120,8 @@ impl World {
         let Some(region) = self.cluster.region(id) else {
             return;
         };
-        let (with, without): (Vec<StoreId>, Vec<StoreId>) = self
-            .cluster
-            .store_ids()
+        let (with, without): (Vec<StoreId>, Vec<StoreId>) = alive
+            .into_iter()
             .partition(|&store| region.peer_on(store).is_some());
         let followers: Vec<StoreId> = with
             .into_iter()
@@ -194,55 +180,98 @@ impl World {
         }
     }
 
-    /// What an ailing store says instead of serving a request.
-    pub(super) fn refusal(&mut self, node: Node, command: &Command) -> Option<Response> {
-        let Node::Store(store) = node else {
-            return None;
+    /// A store has too much to do, or somebody wants it to do less: what it then refuses, and how,
+    /// is its own affair.
+    fn overload(&mut self, store: StoreId) {
+        let chance = &mut self.ailments.chance;
+        let until = self.now + chance.time(BUSY);
+        let wait_ms = chance.magnitude(WAIT_MS) as u32;
+        let load = match chance.below(4) {
+            0 => Load {
+                scheduler_full: true,
+                ..Load::default()
+            },
+            1 => Load {
+                raftstore_full: true,
+                ..Load::default()
+            },
+            2 => Load {
+                observer_delay_ms: chance.magnitude(BACKOFF_MS),
+                ..Load::default()
+            },
+            _ => Load {
+                read_wait_ms: wait_ms,
+                write_wait_ms: wait_ms,
+                ..Load::default()
+            },
         };
-        let lasts = |until: &BTreeMap<StoreId, Instant>| {
-            until.get(&store).is_some_and(|&until| self.now < until)
-        };
-        let (busy, full) = (lasts(&self.ailments.busy), lasts(&self.ailments.full));
-        if busy && self.ailments.chance.coin() {
-            let response = dispatch::refusal(command, self.busy_error())?;
-            self.audit.mark(Mark::StoreBusy);
-            return Some(response);
+        self.audit.note(self.now, || {
+            format!("s{store} has too much to do until {} ms", until.as_millis())
+        });
+        self.ailments.busy.insert(store, until);
+        if let Some(busy) = self.cluster.store_mut(store) {
+            let closing = busy.load.closing;
+            busy.load = Load { closing, ..load };
         }
-        if full && takes_room(command) {
-            let error = errorpb::Error {
-                message: format!("disk full on store {store}"),
-                disk_full: Some(DiskFull {
-                    store_id: vec![store],
-                    reason: "disk is already full".to_owned(),
-                }),
-                ..Default::default()
-            };
-            self.audit.mark(Mark::DiskFull);
-            return dispatch::refusal(command, error);
-        }
-        None
+        let end = Event::Change(Change::Later(Later::CalmDown(store)));
+        self.queue.push(until, end);
     }
 
-    fn busy_error(&mut self) -> errorpb::Error {
+    pub(super) fn calm_down(&mut self, store: StoreId) {
+        let until = self.ailments.busy.get(&store);
+        if until.is_some_and(|&until| until <= self.now)
+            && let Some(busy) = self.cluster.store_mut(store)
+        {
+            let closing = busy.load.closing;
+            busy.load = Load {
+                closing,
+                ..Load::default()
+            };
+        }
+    }
+
+    /// A store's disk fills up, wholly or almost.
+    fn fill_disk(&mut self, store: StoreId) {
         let chance = &mut self.ailments.chance;
-        let reasons = [
-            "scheduler is busy",
-            "raftstore is busy",
-            "deadline is exceeded",
-        ];
-        let reason = reasons[chance.index(reasons.len())];
-        let backoff_ms = match chance.coin() {
-            true => chance.magnitude(BACKOFF_MS),
-            false => 0,
+        let until = self.now + chance.time(FULL);
+        let disk = match chance.coin() {
+            true => Disk::AlmostFull,
+            false => Disk::AlreadyFull,
         };
-        errorpb::Error {
-            message: reason.to_owned(),
-            server_is_busy: Some(ServerIsBusy {
-                reason: reason.to_owned(),
-                backoff_ms,
-                ..Default::default()
-            }),
-            ..Default::default()
+        self.audit.note(self.now, || {
+            format!(
+                "the disk of s{store} is {disk:?} until {} ms",
+                until.as_millis()
+            )
+        });
+        self.ailments.full.insert(store, until);
+        if let Some(full) = self.cluster.store_mut(store) {
+            full.disk = disk;
+        }
+        let end = Event::Change(Change::Later(Later::MakeRoom(store)));
+        self.queue.push(until, end);
+    }
+
+    pub(super) fn make_room(&mut self, store: StoreId) {
+        let until = self.ailments.full.get(&store);
+        if until.is_some_and(|&until| until <= self.now)
+            && let Some(full) = self.cluster.store_mut(store)
+        {
+            full.disk = Disk::Normal;
+        }
+    }
+
+    /// All stores are well again.
+    pub(super) fn heal(&mut self) {
+        self.ailments.busy.clear();
+        self.ailments.full.clear();
+        let stores: Vec<StoreId> = self.cluster.store_ids().collect();
+        for store in stores {
+            if let Some(store) = self.cluster.store_mut(store) {
+                store.load = Load::default();
+                store.disk = Disk::Normal;
+                store.ends_write = None;
+            }
         }
     }
 
@@ -270,15 +299,4 @@ impl World {
         let after = self.ailments.chance.time(ANSWERED);
         self.schedule(after, Event::Change(Change::StopStore(store)));
     }
-}
-
-/// Whether a request adds data; what ends transactions or deletes passes a disk that is full.
-fn takes_room(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Prewrite(_)
-            | Command::RawPut(_)
-            | Command::RawBatchPut(_)
-            | Command::RawCompareAndSwap(_)
-    )
 }

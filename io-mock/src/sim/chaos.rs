@@ -13,6 +13,7 @@ use tikv_core::wire::Command;
 use super::ailments::Ailments;
 use super::chance::{Chance, Ppm};
 use super::faults::{Drawn, Fault, Faults};
+use super::further::{Further, Later};
 use super::marks::Mark;
 use super::network::Down;
 use super::observe::{self, Asked};
@@ -50,6 +51,8 @@ pub(super) enum Change {
     PdElected(usize),
     /// PD can be reached again.
     PdUp,
+    /// What the second half of the menu did.
+    Later(Later),
 }
 
 /// What happens to a region around the very request that is being served.
@@ -60,11 +63,12 @@ pub(super) struct Aimed {
 }
 
 /// There are never more regions than this by chance.
-const REGIONS_MAX: usize = 64;
+pub(super) const REGIONS_MAX: usize = 64;
 const STORE_DOWN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(8);
 const ELECTION: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(4);
 const MERGE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(500);
-const HEARTBEAT: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(4);
+pub(super) const HEARTBEAT: RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_secs(4);
 const PD_DOWN: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
 const CUT: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(6);
 
@@ -77,24 +81,42 @@ impl Chaos {
     }
 
     /// Which faults strike by themselves, and when for the first time.
-    pub(super) fn begin(&mut self, ailments: &mut Ailments) -> Vec<(Fault, Duration)> {
+    pub(super) fn begin(
+        &mut self,
+        ailments: &mut Ailments,
+        further: &mut Further,
+    ) -> Vec<(Fault, Duration)> {
         let recurring: Vec<_> = self.drawn.recurring().collect();
         recurring
             .into_iter()
-            .map(|(fault, mean)| (fault, self.after(fault, mean, ailments)))
+            .map(|(fault, mean)| (fault, self.after(fault, mean, ailments, further)))
             .collect()
     }
 
-    fn next(&mut self, fault: Fault, ailments: &mut Ailments) -> Option<Duration> {
+    fn next(
+        &mut self,
+        fault: Fault,
+        ailments: &mut Ailments,
+        further: &mut Further,
+    ) -> Option<Duration> {
         let (_, mean) = self.drawn.recurring().find(|(other, _)| *other == fault)?;
-        Some(self.after(fault, mean, ailments))
+        Some(self.after(fault, mean, ailments, further))
     }
 
-    /// What ails stores comes by chances of its own.
-    fn after(&mut self, fault: Fault, mean: Duration, ailments: &mut Ailments) -> Duration {
-        match Faults::first_menu().contains(fault) {
-            true => self.chance.around(mean),
-            false => ailments.after(mean),
+    /// What ails stores comes by chances of its own, and so does the rest of the menu.
+    fn after(
+        &mut self,
+        fault: Fault,
+        mean: Duration,
+        ailments: &mut Ailments,
+        further: &mut Further,
+    ) -> Duration {
+        if Faults::first_menu().contains(fault) {
+            self.chance.around(mean)
+        } else if Faults::second_menu().contains(fault) {
+            ailments.after(mean)
+        } else {
+            further.after(mean)
         }
     }
 
@@ -122,7 +144,10 @@ impl World {
         if self.phase != Phase::Faulty {
             return;
         }
-        if let Some(after) = self.chaos.next(fault, &mut self.ailments) {
+        let next = self
+            .chaos
+            .next(fault, &mut self.ailments, &mut self.further);
+        if let Some(after) = next {
             self.schedule(after, Event::Strike(fault));
         }
         if !self.strikes.lands(self.now, fault, true) {
@@ -183,6 +208,7 @@ impl World {
             | Fault::Cancel
             | Fault::Crash
             | Fault::DieInWrite => {}
+            further => self.strike_further(further),
         }
     }
 
@@ -210,15 +236,16 @@ impl World {
                 }
             }
             Change::PdUp => self.bring_pd_up(),
+            Change::Later(later) => self.later(later),
         }
     }
 
     /// Mends everything that faults have done.
     pub(super) fn mend(&mut self) {
         let now_ms = self.now_ms();
-        self.ailments.heal();
-        let stores: Vec<StoreId> = self.cluster.store_ids().collect();
-        for store in stores {
+        self.heal();
+        self.mend_further();
+        for store in self.alive() {
             self.start_store(store);
         }
         if self.cluster.pd().leader().is_none() {
@@ -237,6 +264,8 @@ impl World {
             self.elect(region);
             self.heartbeat(region);
         }
+        self.reopen_all();
+        self.dismiss_strangers();
     }
 
     fn note(&mut self, text: impl FnOnce() -> String) {
@@ -245,9 +274,10 @@ impl World {
 
     /// Whether a quorum stands without this store, or it is the only one.
     pub(super) fn may_stop(&self, store: StoreId) -> bool {
-        let stores = self.cluster.store_ids().count();
-        let down = self.cluster.store_ids();
-        let down = down.filter(|&store| !self.cluster.is_up(store)).count();
+        let alive = self.alive();
+        let stores = alive.len();
+        let is_out = |store: &&StoreId| !self.cluster.is_up(**store) || self.is_isolated(**store);
+        let down = alive.iter().filter(is_out).count();
         self.cluster.is_up(store) && (stores == 1 || (down + 1) * 2 <= stores)
     }
 
@@ -281,13 +311,12 @@ impl World {
         let after = self.chaos.chance.time(STORE_DOWN);
         self.schedule(after, Event::Change(Change::StartStore(store)));
         for region in led {
-            let after = self.chaos.chance.time(ELECTION);
-            self.schedule(after, Event::Change(Change::Elect(region)));
+            self.elect_later(region);
         }
     }
 
     fn start_store(&mut self, store: StoreId) {
-        if self.cluster.is_up(store) {
+        if self.cluster.is_up(store) || !self.alive().contains(&store) {
             return;
         }
         self.note(|| format!("s{store} starts"));
@@ -315,7 +344,7 @@ impl World {
     }
 
     /// A region whose leader is gone gets one of the stores that are up.
-    fn elect(&mut self, id: RegionId) {
+    pub(super) fn elect(&mut self, id: RegionId) {
         let now_ms = self.now_ms();
         let Some(region) = self.cluster.region(id) else {
             return;
@@ -328,7 +357,7 @@ impl World {
             .peers
             .iter()
             .map(|peer| peer.store_id)
-            .filter(|&store| self.cluster.is_up(store))
+            .filter(|&store| self.could_lead(region, store))
             .collect();
         match self.chaos.chance.pick(&candidates).copied() {
             Some(store) => {
@@ -338,11 +367,14 @@ impl World {
                 self.changed(&[id]);
             }
             // The only store is down; it leads again when it comes back.
-            None => {
-                let after = self.chaos.chance.time(ELECTION);
-                self.schedule(after, Event::Change(Change::Elect(id)));
-            }
+            None => self.elect_later(id),
         }
+    }
+
+    /// A region without a leader elects one after a while.
+    pub(super) fn elect_later(&mut self, id: RegionId) {
+        let after = self.chaos.chance.time(ELECTION);
+        self.schedule(after, Event::Change(Change::Elect(id)));
     }
 
     fn end_merge(&mut self, source: RegionId, target: RegionId, done: bool) {
@@ -354,6 +386,9 @@ impl World {
         {
             return;
         }
+        // A closed region takes nobody in.
+        let region = self.cluster.region(target);
+        let done = done && region.is_none_or(|region| !region.meta.is_in_flashback);
         if done && self.cluster.merge(now_ms, source, target) {
             self.note(|| format!("r{source} is merged into r{target}"));
             self.audit.mark(Mark::Merged);
@@ -367,6 +402,13 @@ impl World {
     /// A fault of the region kind hits one region, at one of `keys` if it is a split.
     fn change_region(&mut self, fault: Fault, id: RegionId, keys: Option<&[Bytes]>) {
         let now_ms = self.now_ms();
+        let is_closed = |id: RegionId| {
+            let region = self.cluster.region(id);
+            region.is_some_and(|region| region.meta.is_in_flashback)
+        };
+        if matches!(fault, Fault::Split | Fault::Merge) && is_closed(id) {
+            return;
+        }
         match fault {
             Fault::Split => {
                 let at = match keys {
@@ -392,7 +434,7 @@ impl World {
                 let right = neighbours
                     .find(&region.meta.end_key)
                     .map(|region| region.meta.id);
-                let Some(target) = right.filter(|&right| right != id) else {
+                let Some(target) = right.filter(|&right| right != id && !is_closed(right)) else {
                     return;
                 };
                 if self.chaos.coin() {
@@ -422,7 +464,7 @@ impl World {
                     .peers
                     .iter()
                     .map(|peer| peer.store_id)
-                    .filter(|&store| region.leader != Some(store) && self.cluster.is_up(store))
+                    .filter(|&store| region.leader != Some(store) && self.could_lead(region, store))
                     .collect();
                 let Some(&to) = self.chaos.chance.pick(&others) else {
                     return;
@@ -436,8 +478,7 @@ impl World {
             Fault::LoseLeader => {
                 self.note(|| format!("r{id} loses its leader"));
                 self.cluster.depose_leader(id);
-                let after = self.chaos.chance.time(ELECTION);
-                self.schedule(after, Event::Change(Change::Elect(id)));
+                self.elect_later(id);
             }
             _ => {}
         }
@@ -445,6 +486,12 @@ impl World {
 
     /// PD will hear of changed regions: now, or late.
     pub(super) fn changed(&mut self, regions: &[RegionId]) {
+        for &region in regions {
+            self.watch_max_ts(region);
+        }
+        if self.hears_in_parts(regions) {
+            return;
+        }
         for &region in regions {
             let share = self.chaos.share(Fault::StalePd);
             let late = self.phase == Phase::Faulty && self.chaos.chance.hits(share);
@@ -459,27 +506,36 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, region: RegionId) {
+    pub(super) fn heartbeat(&mut self, region: RegionId) {
         if self
             .cluster
             .region(region)
             .is_some_and(|region| region.leader.is_some())
         {
             self.cluster.pd_heartbeat(region);
+            self.heard_of(region);
         }
     }
 
     /// Some key of a region's data, as regions are bounded by it.
     fn some_key(&mut self, id: RegionId) -> Option<Bytes> {
-        let meta = &self.cluster.region(id)?.meta;
+        let keys = self.keys_of(id);
+        self.chaos.chance.pick(&keys).cloned()
+    }
+
+    /// The keys of a region's data, as regions are bounded by them.
+    pub(super) fn keys_of(&self, id: RegionId) -> Vec<Bytes> {
+        let Some(region) = self.cluster.region(id) else {
+            return Vec::new();
+        };
+        let meta = &region.meta;
         let engine = self.cluster.engine();
         let (start, end) = (&meta.start_key, &meta.end_key);
         let versions = engine.histories(start, end).map(|(key, _)| key.encoded());
         let raw = engine
             .raw_range(ColumnFamily::Default, start, end)
             .map(|(key, _)| key);
-        let keys: Vec<&Bytes> = versions.chain(raw).collect();
-        self.chaos.chance.pick(&keys).map(|&key| key.clone())
+        versions.chain(raw).cloned().collect()
     }
 
     /// Whether a region changes right before or after a request is served.

@@ -83,6 +83,58 @@ faults! {
     MovePeer = "move peer",
     /// Timestamps leap ahead.
     JumpTso = "TSO jump",
+    /// Leadership is lost in the middle of a request; a write that was proposed may be kept or lost.
+    StepDown = "step down",
+    /// A leader hands over: for a while it takes no writes and knows no successor.
+    HandOver = "hand over",
+    /// A region has lost a majority and a leader was forced upon it.
+    Recovery = "forced leader",
+    /// A store is cut off from all others, and its clients do not notice.
+    Isolate = "isolated store",
+    /// Peers know a region and its leader as they were.
+    Lag = "lagging peers",
+    /// A new leader has not applied yet what its region went through.
+    LateApply = "late apply",
+    /// A region splits under a write that has begun.
+    MovedLocks = "moved locks",
+    /// A region splits into many.
+    Shatter = "split to pieces",
+    /// Peers become learners, witnesses and voters.
+    Roles = "peer roles",
+    /// A region is closed to be set back.
+    Flashback = "flashback",
+    /// A region moves to other stores.
+    MoveRegion = "move region",
+    /// A store comes back at another address, perhaps one that was another's.
+    NewAddress = "new address",
+    /// Stores join and leave for good.
+    ComeAndGo = "stores come and go",
+    /// A store ends in order: it says so before it stops.
+    CloseStore = "close store",
+    /// A server ends a stream.
+    CloseStream = "close stream",
+    /// Requests arrive and no answer comes back.
+    HalfOpen = "half-open",
+    /// A client's process stands still.
+    Freeze = "frozen client",
+    /// PD refuses requests because there are too many.
+    PdBusy = "PD rate limit",
+    /// A new leader of PD has not loaded the cluster yet.
+    PdStarting = "PD starting",
+    /// A new leader of PD has not heard who leads the regions.
+    PdForgets = "PD forgets leaders",
+    /// PD gets members, and members move.
+    PdMembers = "PD members",
+    /// PD hears of one part of a split long before the others.
+    PdHole = "PD hole",
+    /// Transactions of clients that commit in other ways, and may die half way.
+    Strangers = "strangers",
+    /// A new leader does not know yet up to where the old one has served reads.
+    LateSync = "late sync",
+    /// A write is answered before it is applied.
+    AsyncApply = "async apply",
+    /// Old versions are removed, under transactions that are older still.
+    Garbage = "garbage",
 }
 
 impl fmt::Display for Fault {
@@ -93,7 +145,9 @@ impl fmt::Display for Fault {
 
 /// Which faults a simulation may draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Faults(u32);
+pub struct Faults(u64);
+
+const _: () = assert!(Fault::ALL.len() <= 64);
 
 impl Faults {
     /// The whole menu.
@@ -106,6 +160,11 @@ impl Faults {
     /// What the menu was when the first seeds were written down; those runs know no other faults.
     pub fn first_menu() -> Self {
         Faults::first(FIRST_MENU)
+    }
+
+    /// What the menu was before it took in all that a cluster can show.
+    pub(super) fn second_menu() -> Self {
+        Faults::first(SECOND_MENU)
     }
 
     /// The first of the menu, to which faults are only ever added at the end.
@@ -122,18 +181,18 @@ impl Faults {
     /// Also this one.
     #[must_use]
     pub const fn with(self, fault: Fault) -> Self {
-        Faults(self.0 | 1 << fault as u32)
+        Faults(self.0 | 1 << fault as u64)
     }
 
     /// But not this one.
     #[must_use]
     pub const fn without(self, fault: Fault) -> Self {
-        Faults(self.0 & !(1 << fault as u32))
+        Faults(self.0 & !(1 << fault as u64))
     }
 
     /// Whether a fault may be drawn.
     pub const fn contains(self, fault: Fault) -> bool {
-        self.0 & 1 << fault as u32 != 0
+        self.0 & 1 << fault as u64 != 0
     }
 
     /// Those that may be drawn.
@@ -178,6 +237,8 @@ pub(super) fn in_one_word(fault: Fault) -> String {
 
 /// How long the menu was when the first seeds were written down.
 const FIRST_MENU: usize = 18;
+/// How long it was before it took in all that a cluster can show.
+const SECOND_MENU: usize = 24;
 
 /// How strong one fault is in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,6 +349,28 @@ fn draw_strength(fault: Fault, chance: &mut Chance) -> Strength {
         Fault::JumpTso => every(chance, 300, 8_000),
         // Each change may put timestamps seconds ahead of the clock, where locks do not age.
         Fault::PdLeaderChange => every(chance, 1_000, 8_000),
+        Fault::StepDown => share(200, 10_000),
+        Fault::MovedLocks | Fault::PdHole => share(500, 50_000),
+        Fault::LateSync | Fault::AsyncApply => share(50_000, 1_000_000),
+        Fault::Strangers => every(chance, 20, 2_000),
+        Fault::HandOver | Fault::Lag | Fault::Roles | Fault::CloseStream => {
+            every(chance, 50, 3_000)
+        }
+        Fault::MoveRegion | Fault::LateApply | Fault::HalfOpen => every(chance, 100, 4_000),
+        Fault::Recovery
+        | Fault::Shatter
+        | Fault::Freeze
+        | Fault::PdBusy
+        | Fault::PdStarting
+        | Fault::PdForgets => every(chance, 300, 6_000),
+        Fault::Isolate
+        | Fault::Flashback
+        | Fault::NewAddress
+        | Fault::ComeAndGo
+        | Fault::CloseStore
+        | Fault::PdMembers => every(chance, 500, 8_000),
+        // Timestamps leap with it.
+        Fault::Garbage => every(chance, 2_000, 10_000),
     }
 }
 

@@ -19,8 +19,7 @@ use super::network::{ClientId, Journey};
 use super::observe::Asked;
 use super::ops::OpKey;
 use super::waits::WayBack;
-use super::world::{Event, World};
-use crate::cluster::lock_wait::Answer;
+use super::world::{Event, Served, World};
 use crate::dispatch;
 use crate::node::Node;
 
@@ -191,11 +190,12 @@ impl World {
         let whole = dispatch::whole(&rpc);
         let address = rpc.endpoint.address();
         match self.serve(client, node, asked, whole, address) {
-            Answer::Now(result) => {
+            Served::Now(result) => {
                 self.note_effect(pair, &result);
                 self.reply_to(key, client, node, result);
             }
-            Answer::Later(ticket) => {
+            Served::Never => self.expire(key),
+            Served::Later(ticket) => {
                 if let Some(flight) = self.flights.get(key) {
                     flight.events += 1;
                 }

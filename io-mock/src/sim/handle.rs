@@ -11,6 +11,7 @@ use tikv_core::{Config, Endpoints, KeyRange, RawClient, Result, TransactionClien
 use super::chance::Chance;
 use super::driver::{Run, SimDriver};
 use super::faults::Fault;
+use super::garbage::AGE_MAX;
 use super::marks::Mark;
 use super::network::ClientId;
 use super::ops::Kind;
@@ -36,6 +37,8 @@ const APPLICATION: ClientId = ClientId(u32::MAX);
 
 /// How often it is looked whether faults have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// If timestamps are further ahead than this, nobody looks before they are not.
+const FAR_AHEAD: Duration = Duration::from_secs(60);
 
 /// A call is dropped at one of its first awaits, or after one of them.
 const POLLS_BEFORE_CANCEL: u64 = 12;
@@ -82,6 +85,9 @@ impl Sim {
         config.scan_page_size = plan.scan_page_size;
         config.managed_lock_ttl = plan.managed_lock_ttl;
         config.heartbeat_bytes = plan.heartbeat_bytes;
+        if plan.faults.strength(Fault::Garbage).is_some() {
+            config.max_transaction_age = AGE_MAX;
+        }
         (Endpoints::new(self.pd_endpoints(), false), config)
     }
 
@@ -150,6 +156,12 @@ impl Sim {
         Chance::stream(self.plan().seed, name)
     }
 
+    /// Lets strangers write values of their own ([`Fault::Strangers`]): for applications whose values
+    /// mean nothing. Otherwise they write what is there.
+    pub fn let_strangers_write(&self) {
+        self.shared.lock().further.strangers.write_freely = true;
+    }
+
     /// Lets faults happen from now on, as long as the seed drew.
     pub fn begin_faults(&self) {
         self.shared.lock().begin_faults();
@@ -165,7 +177,9 @@ impl Sim {
     /// are, no lock gets older.
     pub async fn quiet(&self) {
         while self.is_faulty() || self.shared.lock().is_ahead() {
-            self.sleep(LOOK_AGAIN).await;
+            let ahead = self.shared.lock().ahead();
+            self.sleep(LOOK_AGAIN.max(ahead.saturating_sub(FAR_AHEAD)))
+                .await;
         }
     }
 
@@ -272,7 +286,8 @@ impl Checks<'_> {
     ///
     /// The first violation.
     pub fn transactions(&self) -> Verdict {
-        check::transactions(&self.sim.recorder.lock(), &self.truth)
+        check::transactions(&self.sim.recorder.lock(), &self.truth)?;
+        self.sim.shared.lock().strangers_are_whole(&self.truth)
     }
 
     /// Every read sees exactly the commits at or below its timestamp.

@@ -131,6 +131,72 @@ marks! {
     TimestampsJumped = "timestamps jumped", usual;
     /// A stream broke with a whole frame of requests on it.
     FrameLost = "a frame was lost", usual;
+    /// A leader was about to hand over.
+    HandedOver = "a leader handed over", usual;
+    /// A region was led by force.
+    Recovering = "a leader by force was asked", usual;
+    /// A store that was cut off from the others was asked for what takes a majority.
+    NoMajority = "a store without a majority was asked", usual;
+    /// A store named older regions than the client knew.
+    OlderRegions = "older regions were named", usual;
+    /// A region changed under a write, which was told nothing about it.
+    LocksMoved = "a region changed under a write", usual;
+    /// A region split into more than two.
+    SplitToPieces = "a region split into many", usual;
+    /// A peer became a learner, a witness or a voter.
+    RoleChanged = "a peer changed its role", usual;
+    /// A witness, or a peer that had no data yet, was asked.
+    AskedWitness = "a witness was asked", rare;
+    /// A leader stepped down in the middle of a request.
+    SteppedDown = "a leader stepped down over a request", usual;
+    /// A store did not say what became of a command.
+    StaleCommand = "stale command", usual;
+    /// A region was closed to be set back.
+    RegionClosed = "a region was closed", usual;
+    /// A closed region was asked.
+    FlashbackMet = "a closed region was asked", usual;
+    /// A region moved to other stores.
+    RegionMoved = "a region moved", usual;
+    /// A store changed its address.
+    AddressChanged = "a store moved", usual;
+    /// A store took over the address of another.
+    AddressReused = "an address was used again", usual;
+    /// A store was asked for another one.
+    WrongStore = "the wrong store was asked", usual;
+    /// A store joined.
+    StoreJoined = "a store joined", usual;
+    /// A store left for good.
+    StoreBuried = "a store left for good", usual;
+    /// A store ended in order.
+    StoreClosing = "a store closed", usual;
+    /// A server ended a stream.
+    StreamClosed = "a stream was closed", usual;
+    /// No answer came back over a link.
+    HalfOpen = "a link was half-open", usual;
+    /// A client stood still.
+    ClientFroze = "a client stood still", usual;
+    /// PD refused a request because there were too many.
+    PdBusy = "PD refused", usual;
+    /// PD's leader had not loaded the cluster.
+    PdStarting = "PD was starting", usual;
+    /// PD knew a region and not who led it.
+    PdKnowsNoLeader = "PD knows no leader", usual;
+    /// PD got a member, or one moved.
+    PdMembersChanged = "members of PD changed", usual;
+    /// Another client's transaction began.
+    StrangerMet = "a stranger began", usual;
+    /// Another client's transaction committed.
+    StrangerCommitted = "a stranger committed", usual;
+    /// Another client died in the middle of a transaction.
+    StrangerDied = "a stranger died", usual;
+    /// Secondaries were asked how their transaction ended.
+    SecondariesAsked = "secondaries were asked", usual;
+    /// A new leader did not know up to where reads had been served.
+    SyncedLate = "a leader learned late what was read", usual;
+    /// A write was answered before it was applied.
+    AppliedLate = "a write was applied after its answer", usual;
+    /// Old versions were removed.
+    GarbageGone = "garbage was collected", usual;
 }
 
 impl fmt::Display for Mark {
@@ -141,19 +207,19 @@ impl fmt::Display for Mark {
 
 /// The marks that were reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks(u64);
+pub struct Marks(u128);
 
-const _: () = assert!(Mark::ALL.len() <= 64);
+const _: () = assert!(Mark::ALL.len() <= 128);
 
 impl Marks {
     /// A mark was reached.
     pub fn reach(&mut self, mark: Mark) {
-        self.0 |= 1 << mark as u32;
+        self.0 |= 1 << mark as u128;
     }
 
     /// Whether a mark was reached.
     pub fn has(self, mark: Mark) -> bool {
-        self.0 & 1 << mark as u32 != 0
+        self.0 & 1 << mark as u128 != 0
     }
 
     /// What either of two runs reached.

@@ -30,6 +30,7 @@
 //! | how long messages take, which are lost, late or doubled | `network` |
 //! | when the cluster changes, and how | `chaos` |
 //! | which stores are slow, busy, full or die over writes, which peers move | `ailments`, `slow nodes` |
+//! | the second half of the menu | `further faults`, and one for each of its parts |
 //! | the cluster, the latencies, which faults are on and how strong | `plan`, `faults` |
 //! | what each client's own random choices begin with | `clients` |
 //! | events of one instant | the order in which they were scheduled |
@@ -48,25 +49,33 @@ mod driver;
 mod executor;
 mod faults;
 mod flights;
+mod further;
+mod garbage;
 mod handle;
+mod links;
 mod manners;
 mod marks;
 mod network;
 mod observe;
 mod ops;
 mod oracle;
+mod pd_trouble;
+mod placement;
 #[cfg(test)]
 mod plain;
 mod plan;
 mod queue;
+mod replicas;
 mod report;
 mod shared;
+mod strangers;
 mod streams;
 mod strikes;
 #[cfg(test)]
 mod tests;
 mod waits;
 mod world;
+mod write_ends;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -217,6 +226,8 @@ impl Simulation {
                 heartbeat_at_once: false,
                 keep_truth: true,
                 keep_mistakes: true,
+                sync_max_ts_at_once: plan.faults.strength(Fault::LateSync).is_none(),
+                refuse_reads_of_garbage: plan.faults.strength(Fault::Garbage).is_some(),
                 extension: self.extension,
                 ..cluster::Config::default()
             },
@@ -290,6 +301,10 @@ fn split(cluster: &mut Cluster, plan: &Plan, mut keys: Vec<Bytes>) {
     for region in regions {
         if let Some(&store) = chance.pick(&stores) {
             cluster.transfer_leader(EPOCH_MS, region, store);
+        }
+        // Nobody has read anything yet.
+        if cluster.region(region).is_some_and(|it| !it.max_ts_synced) {
+            cluster.sync_max_ts(EPOCH_MS, region);
         }
         cluster.pd_heartbeat(region);
     }

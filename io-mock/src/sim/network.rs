@@ -107,6 +107,8 @@ struct Link {
     last_reply: Instant,
     /// Until when nothing passes.
     cut_until: Instant,
+    /// Until when no answer comes back.
+    deaf_until: Instant,
 }
 
 /// A delayed message may come so much later: sometimes after every deadline.
@@ -156,6 +158,7 @@ impl Network {
         self.slow.clear();
         for link in self.links.values_mut() {
             link.cut_until = Instant::ZERO;
+            link.deaf_until = Instant::ZERO;
         }
     }
 
@@ -242,7 +245,7 @@ impl Network {
         strikes: &mut Strikes,
     ) -> Option<Instant> {
         let link = self.links.entry((client, node)).or_default();
-        if now < link.cut_until {
+        if now < link.cut_until || now < link.deaf_until {
             return None;
         }
         let lost = self.chance.hits(self.shares.lose_reply);
@@ -291,7 +294,8 @@ impl Network {
             Way::Back => Duration::ZERO,
         };
         let link = self.links.entry((client, node)).or_default();
-        if now < link.cut_until || self.down.contains_key(&node) {
+        let deaf = way == Way::Back && now < link.deaf_until;
+        if now < link.cut_until || deaf || self.down.contains_key(&node) {
             return Carried::Lost;
         }
         let (fault, share) = match way {
@@ -334,6 +338,11 @@ impl Network {
     /// Nothing passes a link until then. The connection seems to stand.
     pub(super) fn cut(&mut self, client: ClientId, node: Node, until: Instant) {
         self.links.entry((client, node)).or_default().cut_until = until;
+    }
+
+    /// What is sent over a link arrives, and no answer comes back until then.
+    pub(super) fn deafen(&mut self, client: ClientId, node: Node, until: Instant) {
+        self.links.entry((client, node)).or_default().deaf_until = until;
     }
 
     /// A node can't be reached from now on.

@@ -122,6 +122,13 @@ fn region_mark(error: &errorpb::Error) -> Mark {
         error if error.epoch_not_match.is_some() => Mark::EpochNotMatch,
         error if error.region_not_found.is_some() => Mark::RegionNotFound,
         error if error.proposal_in_merging_mode.is_some() => Mark::Merging,
+        error if error.server_is_busy.is_some() => Mark::StoreBusy,
+        error if error.disk_full.is_some() => Mark::DiskFull,
+        error if error.recovery_in_progress.is_some() => Mark::Recovering,
+        error if error.is_witness.is_some() => Mark::AskedWitness,
+        error if error.flashback_in_progress.is_some() => Mark::FlashbackMet,
+        error if error.store_not_match.is_some() => Mark::WrongStore,
+        error if error.stale_command.is_some() => Mark::StaleCommand,
         _ => Mark::OtherRegionError,
     }
 }
@@ -177,6 +184,7 @@ fn answer_marks(marks: &mut Marks, command: &Command, response: &Response) {
                 Mark::LockRolledBackByOther
             });
         }
+        (_, Response::CheckSecondaryLocks(_)) => marks.reach(Mark::SecondariesAsked),
         (_, Response::TxnHeartBeat(_)) => marks.reach(Mark::HeartBeat),
         (_, Response::GetRegion(region)) if region.region.is_none() => {
             marks.reach(Mark::PdKnowsNoRegion);
@@ -203,33 +211,28 @@ fn status_mark(status: &kvrpcpb::CheckTxnStatusResponse) -> Mark {
 }
 
 /// The raw writes that an exchange made, `None` as the value of a deletion.
-pub(super) fn raw_writes(command: &Command, outcome: &Outcome) -> Vec<(Key, Option<Value>)> {
+pub(super) fn raw_writes(command: &Command, response: &Response) -> Vec<(Key, Option<Value>)> {
     let value = |value: &Bytes| Some(Value::from(value.clone()));
-    match (command, outcome) {
-        (_, Err(_)) => Vec::new(),
-        (_, Ok(response)) if region_error(response).is_some() => Vec::new(),
-        (Command::RawPut(put), Ok(Response::RawPut(answer))) if answer.error.is_empty() => {
+    match (command, response) {
+        (_, response) if region_error(response).is_some() => Vec::new(),
+        (Command::RawPut(put), Response::RawPut(answer)) if answer.error.is_empty() => {
             vec![(put.key.clone().into(), value(&put.value))]
         }
-        (Command::RawBatchPut(puts), Ok(Response::RawBatchPut(answer)))
-            if answer.error.is_empty() =>
-        {
+        (Command::RawBatchPut(puts), Response::RawBatchPut(answer)) if answer.error.is_empty() => {
             puts.pairs
                 .iter()
                 .map(|pair| (pair.key.clone().into(), value(&pair.value)))
                 .collect()
         }
-        (Command::RawCompareAndSwap(swap), Ok(Response::RawCompareAndSwap(answer)))
+        (Command::RawCompareAndSwap(swap), Response::RawCompareAndSwap(answer))
             if answer.succeed =>
         {
             vec![(swap.key.clone().into(), value(&swap.value))]
         }
-        (Command::RawDelete(delete), Ok(Response::RawDelete(answer)))
-            if answer.error.is_empty() =>
-        {
+        (Command::RawDelete(delete), Response::RawDelete(answer)) if answer.error.is_empty() => {
             vec![(delete.key.clone().into(), None)]
         }
-        (Command::RawBatchDelete(deletes), Ok(Response::RawBatchDelete(answer)))
+        (Command::RawBatchDelete(deletes), Response::RawBatchDelete(answer))
             if answer.error.is_empty() =>
         {
             deletes
@@ -238,13 +241,30 @@ pub(super) fn raw_writes(command: &Command, outcome: &Outcome) -> Vec<(Key, Opti
                 .map(|key| (key.clone().into(), None))
                 .collect()
         }
-        (Command::RawCompareAndSwap(swap), Ok(Response::RawCompareAndSwap(answer)))
+        (Command::RawCompareAndSwap(swap), Response::RawCompareAndSwap(answer))
             if answer.succeed && !swap.delete =>
         {
             vec![(swap.key.clone().into(), value(&swap.value))]
         }
         _ => Vec::new(),
     }
+}
+
+/// Whether a request is about raw values.
+pub(super) fn is_raw(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::RawGet(_)
+            | Command::RawBatchGet(_)
+            | Command::RawPut(_)
+            | Command::RawBatchPut(_)
+            | Command::RawDelete(_)
+            | Command::RawBatchDelete(_)
+            | Command::RawDeleteRange(_)
+            | Command::RawCompareAndSwap(_)
+            | Command::RawScan(_)
+            | Command::RawBatchScan(_)
+    )
 }
 
 /// The keys that a request names one by one, and whether they are raw.

@@ -130,6 +130,12 @@ impl Ops {
         )
     }
 
+    /// Whose operation it is, while it runs.
+    pub(super) fn client(&mut self, key: OpKey) -> Option<ClientId> {
+        let running = self.slot(key)?.running.as_ref();
+        running.map(|running| running.client)
+    }
+
     /// Forgets an operation that has ended or was dropped; the places it leaves.
     pub(super) fn end(&mut self, key: OpKey) -> Vec<Seat> {
         let Some(slot) = self.slot(key) else {

@@ -213,14 +213,17 @@ impl World {
     }
 
     /// Breaks the stream between a client and a node.
-    pub(super) fn break_oracle(&mut self, client: ClientId, node: Node) {
+    /// `false` if there is none.
+    pub(super) fn break_oracle(&mut self, client: ClientId, node: Node) -> bool {
         if let Some(&oracle) = self.oracles.by_link.get(&(client, node))
             && let Some(open) = self.oracles.oracle(oracle)
             && open.state == State::Up
         {
             let error = broken(&open.request.url);
             self.end_oracle(oracle, &error);
+            return true;
         }
+        false
     }
 
     pub(super) fn oracle_event(&mut self, event: OracleEvent) {

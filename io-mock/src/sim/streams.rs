@@ -25,8 +25,7 @@ use super::observe::Asked;
 use super::ops::{OpKey, Seat};
 use super::plan::Plan;
 use super::waits::WayBack;
-use super::world::{Event, World};
-use crate::cluster::lock_wait::Answer;
+use super::world::{Event, Served, World};
 use crate::dispatch;
 use crate::node::Node;
 
@@ -309,6 +308,20 @@ impl World {
         }
     }
 
+    /// Breaks one of the connections between a client and a node; `false` if there is none.
+    pub(super) fn break_one_stream(&mut self, client: ClientId, node: Node, pick: u64) -> bool {
+        let Some(&stream) = self.streams.by_link.get(&(client, node)) else {
+            return false;
+        };
+        let links = self.streams.stream(stream).map(|open| open.live_links());
+        let links = links.unwrap_or_default();
+        let Some(place) = pick.checked_rem(links.len() as u64) else {
+            return false;
+        };
+        self.break_stream(stream, links[place as usize]);
+        true
+    }
+
     pub(super) fn stream_event(&mut self, event: StreamEvent) {
         let now = self.now;
         let mut done = Vec::new();
@@ -460,7 +473,7 @@ impl World {
             let result = self.serve(frame.client, frame.node, asked, whole, &frame.address);
             if frame.arrivals == Arrivals::FirstOfTwo {
                 // What waits for a lock has had none so far.
-                match matches!(&result, Answer::Now(result) if took_effect(result)) {
+                match matches!(&result, Served::Now(result) if took_effect(result)) {
                     true => self.streams.effective.insert(name),
                     // Numbers are used again; the one before may have been lost with its store.
                     false => self.streams.effective.remove(&name),
@@ -471,13 +484,13 @@ impl World {
                 return;
             }
             match result {
-                Answer::Now(Ok(response)) => {
+                Served::Now(Ok(response)) => {
                     answers.push((item.id, item.arm, response.encode()));
                 }
                 // A failure below the level of replies is not answered at all.
-                Answer::Now(Err(_)) => {}
+                Served::Now(Err(_)) | Served::Never => {}
                 // The others in the frame do not wait with it.
-                Answer::Later(ticket) => {
+                Served::Later(ticket) => {
                     let (id, arm) = (item.id, item.arm);
                     let frame = frame.to_answer(Bytes::new());
                     let way = WayBack::Frame(Unanswered { frame, id, arm });

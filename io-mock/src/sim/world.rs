@@ -27,6 +27,7 @@ use super::chance::Chance;
 use super::chaos::{Change, Chaos};
 use super::faults::Fault;
 use super::flights::{FlightKey, Flights};
+use super::further::Further;
 use super::manners::Manners;
 use super::network::{ClientId, Down, Network};
 use super::observe::{self, Asked};
@@ -39,7 +40,7 @@ use super::strikes::Strikes;
 use super::waits::Waits;
 use crate::check::{RawWrite, Truth};
 use crate::cluster::Cluster;
-use crate::cluster::lock_wait::Answer;
+use crate::cluster::lock_wait::{Answer, Ticket};
 use crate::dispatch;
 #[cfg(feature = "mutations")]
 use crate::mutation;
@@ -66,6 +67,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) chaos: Chaos,
     pub(super) ailments: Ailments,
+    pub(super) further: Further,
     pub(super) audit: Audit,
     pub(super) manners: Manners,
     pub(super) strikes: Strikes,
@@ -76,7 +78,7 @@ pub(super) struct World {
     pub(super) streams: Streams,
     pub(super) oracles: Oracles,
     pub(super) waits: Waits,
-    nodes: Nodes,
+    pub(super) nodes: Nodes,
     /// When to look again whether something takes too long.
     next_look: Instant,
     clients: Clients,
@@ -125,6 +127,16 @@ struct Clients {
     closed: Vec<ClientId>,
 }
 
+/// What comes of a request that reaches its node.
+pub(super) enum Served {
+    /// It is answered.
+    Now(Result<Response, TransportError>),
+    /// It waits for a lock.
+    Later(Ticket),
+    /// There will be no answer.
+    Never,
+}
+
 /// Where the clock of the cluster stands when a run begins.
 pub(super) const EPOCH_MS: u64 = 1_700_000_000_000;
 
@@ -141,6 +153,7 @@ impl World {
             network: Network::new(&plan),
             chaos: Chaos::new(&plan),
             ailments: Ailments::new(&plan),
+            further: Further::new(&plan),
             audit,
             manners: Manners::default(),
             strikes: Strikes::new(plan.strikes.clone()),
@@ -237,7 +250,7 @@ impl World {
         self.phase = Phase::Faulty;
         self.audit.note(self.now, || "faults begin".into());
         self.network.begin_faults();
-        for (fault, after) in self.chaos.begin(&mut self.ailments) {
+        for (fault, after) in self.chaos.begin(&mut self.ailments, &mut self.further) {
             self.schedule(after, Event::Strike(fault));
         }
         self.schedule(self.plan.fault_time, Event::EndFaults);
@@ -256,8 +269,14 @@ impl World {
 
     /// Whether PD has given out timestamps of the future.
     pub(super) fn is_ahead(&self) -> bool {
+        !self.ahead().is_zero()
+    }
+
+    /// How far in the future PD's timestamps are.
+    pub(super) fn ahead(&self) -> Duration {
         let now_ms = self.now_ms();
-        Timestamp::from_u64(self.cluster.pd().tso_bound(now_ms)).physical_ms() > now_ms
+        let bound = Timestamp::from_u64(self.cluster.pd().tso_bound(now_ms));
+        Duration::from_millis(bound.physical_ms().saturating_sub(now_ms))
     }
 
     /// Whether some call has had all the time it may take, or the whole run has.
@@ -399,7 +418,10 @@ impl World {
         true
     }
 
-    pub(super) fn deliver(&mut self, (op, id): (OpKey, ActionId), reply: Reply) {
+    pub(super) fn deliver(&mut self, waiter: (OpKey, ActionId), reply: Reply) {
+        let Some(((op, id), reply)) = self.keeps_back(waiter, reply) else {
+            return;
+        };
         if let Some(drawing) = &mut self.audit.drawing {
             drawing.answered(self.now, (op, id), &reply);
         }
@@ -415,34 +437,41 @@ impl World {
         asked: Asked<'_>,
         whole: Command,
         address: &Arc<str>,
-    ) -> Answer<Result<Response, TransportError>> {
+    ) -> Served {
         let now_ms = self.now_ms();
+        if self.swallows(node, asked) {
+            return Served::Never;
+        }
         let death = self.death(node, asked.command);
         if let (Some(Death::Before), Node::Store(store)) = (death, node) {
             self.stop_store(store);
-            return Answer::Now(Err(died(address)));
+            return Served::Now(Err(died(address)));
         }
-        if let Some(refusal) = self.refusal(node, asked.command) {
-            let result = Ok(refusal);
+        if let Some(result) = self.refusal(node, asked, address) {
             self.audit.served(self.now, client, node, asked, &result);
-            return Answer::Now(result);
+            return Served::Now(result);
         }
         let aimed = self.aim(asked);
         self.hit(aimed.before, asked, true);
-        let result = match self.ask(now_ms, node, whole, address) {
+        let stepping = self.step_down(node, asked);
+        let mut answer = self.ask(now_ms, node, whole, address);
+        if let Ok(Answer::Now(response)) = &mut answer {
+            self.forget_leaders(node, response);
+            self.note_raw_writes(asked.command, response);
+        }
+        if let Some(stepping) = stepping {
+            answer = self.stepped_down(stepping, asked, answer);
+        }
+        let result = match answer {
             Ok(Answer::Now(response)) => Ok(response),
             Ok(Answer::Later(ticket)) => {
                 self.park(ticket, client, node, asked, address);
                 self.hit(aimed.after, asked, false);
-                return Answer::Later(ticket);
+                return Served::Later(ticket);
             }
             Err(error) => Err(error),
         };
         self.audit.served(self.now, client, node, asked, &result);
-        for (key, value) in observe::raw_writes(asked.command, &result) {
-            let at = self.now;
-            self.raw_writes.push((key, RawWrite { at, value }));
-        }
         if matches!(
             asked.command,
             Command::SplitRegion(_) | Command::SplitRegions(_)
@@ -454,13 +483,32 @@ impl World {
         match (death, node) {
             (Some(Death::Unanswered), Node::Store(store)) => {
                 self.stop_store(store);
-                Answer::Now(Err(died(address)))
+                Served::Now(Err(died(address)))
             }
             (Some(Death::After), Node::Store(store)) => {
                 self.die_after(store);
-                Answer::Now(result)
+                Served::Now(result)
             }
-            _ => Answer::Now(result),
+            _ => Served::Now(result),
+        }
+    }
+
+    /// What a node says instead of serving a request.
+    fn refusal(
+        &mut self,
+        node: Node,
+        asked: Asked<'_>,
+        address: &Arc<str>,
+    ) -> Option<Result<Response, TransportError>> {
+        self.pd_refusal(node, asked.command, address)
+            .or_else(|| self.refuses_unapplied(node, asked).map(Ok))
+            .or_else(|| self.move_locks(node, asked).map(Ok))
+    }
+
+    fn note_raw_writes(&mut self, command: &Command, response: &Response) {
+        for (key, value) in observe::raw_writes(command, response) {
+            let at = self.now;
+            self.raw_writes.push((key, RawWrite { at, value }));
         }
     }
 
@@ -511,7 +559,7 @@ impl World {
         self.reset_node(node);
     }
 
-    fn reset_node(&mut self, node: Node) {
+    pub(super) fn reset_node(&mut self, node: Node) {
         for (client, other) in self.network.links() {
             if other == node {
                 self.reset_link(client, node);

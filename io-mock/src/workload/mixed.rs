@@ -45,6 +45,7 @@ pub async fn run(sim: Sim) -> Verdict {
         hot: chance.magnitude(1..=KEYS),
         steps: chance.magnitude(1..=16),
     };
+    sim.let_strangers_write();
     under_faults(&sim, size.clients, |number| {
         client(Session::new(&sim, number), size)
     })

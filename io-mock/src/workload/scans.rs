@@ -33,6 +33,7 @@ pub async fn run(sim: Sim) -> Verdict {
     let chance = &mut sim.chance("scans");
     let clients = sim.at_most_clients(chance.within(2..=6) as u32);
     let calls = sim.at_most_operations(chance.magnitude(4..=20));
+    sim.let_strangers_write();
     under_faults(&sim, clients, |number| {
         client(Session::new(&sim, number), number % 3 == 1, calls)
     })

@@ -143,11 +143,7 @@ impl Committer {
         }
         let mut backoff = self.cluster.backoff(budget::TSO_MS, self.deadline);
         let ts = self.cluster.timestamp(io, &mut backoff).await?;
-        let age = ts.physical_ms().saturating_sub(self.start_ts.physical_ms());
-        let (age, limit) = (
-            Duration::from_millis(age),
-            self.cluster.config().max_transaction_age,
-        );
+        let (age, limit) = (self.age_at(ts), self.cluster.config().max_transaction_age);
         if age > limit {
             return Err(Error::TransactionTooOld { age, limit });
         }
@@ -300,10 +296,16 @@ impl Committer {
             may_be_applied |= sent.may_be_applied;
             match sent.outcome {
                 // An answer of the region settles what became of the attempts before it: a commit
-                // that was applied is confirmed when it is repeated.
+                // that was applied is confirmed when it is repeated, as long as its trace is there.
                 Ok(Outcome::Answer(reply)) => match reply.error {
                     None => return Event::PrimaryCommitted,
-                    Some(error) => return Event::PrimaryRefused(KeyFailure::from(*error)),
+                    Some(error) => {
+                        let refusal = KeyFailure::from(*error);
+                        if may_be_applied && Box::pin(self.may_be_garbage(io)).await {
+                            return unanswered(refusal.into_error(), may_be_applied);
+                        }
+                        return Event::PrimaryRefused(refusal);
+                    }
                 },
                 Ok(Outcome::Relocate(relocate)) => {
                     if let Err(error) = relocate.back_off(io, &mut backoff).await {
@@ -313,6 +315,21 @@ impl Committer {
                 Err(error) => return unanswered(error, may_be_applied),
             }
         }
+    }
+
+    /// Whether what the transaction has written may have been collected as garbage. That takes much
+    /// longer than a commit, unless PD's clock leaps.
+    async fn may_be_garbage(&self, io: &Io) -> bool {
+        let mut backoff = self.cluster.backoff(budget::TSO_MS, self.deadline);
+        match self.cluster.timestamp(io, &mut backoff).await {
+            Ok(now) => self.age_at(now) > self.cluster.config().max_transaction_age,
+            Err(_) => true,
+        }
+    }
+
+    fn age_at(&self, now: Timestamp) -> Duration {
+        let age = now.physical_ms();
+        Duration::from_millis(age.saturating_sub(self.start_ts.physical_ms()))
     }
 
     async fn primary_batch(

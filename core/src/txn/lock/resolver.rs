@@ -269,6 +269,11 @@ impl LockResolver {
         else {
             return Ok(status.clone());
         };
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::RollBackByPrimary) {
+            chores.add_key(lock.txn, Ending::RolledBack, lock.primary.clone());
+            return Ok(TxnStatus::RolledBack);
+        }
         match self.ask_secondaries(io, backoff, primary).await? {
             Some((ending, keys)) => {
                 let status = ending.status();
