@@ -139,8 +139,8 @@ impl Backoffer {
         }
     }
 
-    /// How long to wait because of `cause`, at most `cap` and not past the deadline. The pause
-    /// counts once [`slept`](Backoffer::slept) says that it is over.
+    /// How long to wait because of `cause`, at most `cap` (which grows with each pause) and not past
+    /// the deadline. The pause counts once [`slept`](Backoffer::slept) says that it is over.
     ///
     /// # Errors
     ///
@@ -164,12 +164,21 @@ impl Backoffer {
         self.history.get_or_insert_default().remember(cause, now);
         let mut pause = Duration::from_millis(self.draw_ms(kind));
         if let Some(cap) = cap {
-            pause = pause.min(cap);
+            pause = pause.min(cap.max(self.least_cap(kind)));
         }
         if let Some(deadline) = self.deadline {
             pause = pause.min(deadline - now);
         }
         Ok(pause)
+    }
+
+    /// What caps a pause is time by the oracle's clock, which may stand still for long after it has
+    /// leapt ahead. So a cap counts for less with each pause: it would be asked without end.
+    fn least_cap(&self, kind: BackoffKind) -> Duration {
+        match self.completed[kind as usize] {
+            0 => Duration::ZERO,
+            completed => Duration::from_millis(1 << (completed - 1).min(12)),
+        }
     }
 
     /// A pause that [`next`](Backoffer::next) granted ran to its end.

@@ -36,12 +36,17 @@ pub struct Transaction {
     pub inserted: Vec<Key>,
     /// Keys that it locked, which keeps others from writing them.
     pub locked: Vec<Key>,
+    /// Up to where it has seen what others wrote to a key, where that is later than its start: it
+    /// locked the key then, or another key that guards this one.
+    pub for_update: Vec<(Key, Timestamp)>,
     /// When it was asked to commit.
     pub ending: Option<Instant>,
     /// When its end was known to the client.
     pub ended: Option<Instant>,
     /// What the client was told about its end.
     pub outcome: Outcome,
+    /// Stores have chosen the timestamp of its commit: it may be the next one that PD gives out.
+    pub calculated: bool,
 }
 
 /// What a client was told about the end of a transaction.
@@ -137,9 +142,11 @@ impl History {
             writes: Vec::new(),
             inserted: Vec::new(),
             locked: Vec::new(),
+            for_update: Vec::new(),
             ending: None,
             ended: None,
             outcome: Outcome::Open,
+            calculated: false,
         });
         TxnId(self.transactions.len() - 1)
     }
@@ -156,6 +163,16 @@ impl History {
         transaction.reads.push(Read {
             ts,
             own_writes,
+            query,
+            rows,
+        });
+    }
+
+    /// It read what others had written at another version, as a lock shows it.
+    pub fn read_at(&mut self, id: TxnId, ts: Timestamp, query: Query, rows: Vec<(Key, Value)>) {
+        self.transactions[id.0].reads.push(Read {
+            ts,
+            own_writes: 0,
             query,
             rows,
         });
@@ -183,6 +200,18 @@ impl History {
     /// It locked a key.
     pub fn lock(&mut self, id: TxnId, key: Key) {
         self.transactions[id.0].locked.push(key);
+    }
+
+    /// It keeps others from writing a key since this version, which may be later than its start.
+    pub fn guard(&mut self, id: TxnId, key: Key, for_update_ts: Timestamp) {
+        self.transactions[id.0]
+            .for_update
+            .push((key, for_update_ts));
+    }
+
+    /// Stores, and not PD, have chosen the timestamp of its commit.
+    pub fn calculated(&mut self, id: TxnId) {
+        self.transactions[id.0].calculated = true;
     }
 
     /// It is asked to commit: from now on nobody knows what it is, until somebody is told.

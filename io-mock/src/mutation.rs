@@ -6,7 +6,7 @@
 
 use tikv_core::Timestamp;
 use tikv_core::wire::{Command, Response};
-use tikv_proto::kvrpcpb::{self, IsolationLevel};
+use tikv_proto::kvrpcpb::{self, IsolationLevel, prewrite_request::PessimisticAction};
 
 tikv_core::mutations! {
     /// A store reads as if there were no locks.
@@ -39,6 +39,32 @@ tikv_core::mutations! {
     IgnoreLateSync = "store-ignores-late-sync",
     /// PD gives every other client timestamps of two seconds ago.
     TimestampsBehind = "pd-timestamps-behind",
+    /// A store grants a pessimistic lock that another transaction holds.
+    GrantTwice = "store-grants-lock-twice",
+    /// A store grants a lock whatever has been written since.
+    GrantOverNewer = "store-grants-over-newer",
+    /// A store wakes nobody when a lock is released.
+    WakeNobody = "store-wakes-nobody",
+    /// A store finds no circle of those who wait.
+    FindNoDeadlock = "store-finds-no-deadlock",
+    /// A store does not look for the lock that a commit relies on.
+    PrewriteUnlocked = "store-prewrites-unlocked",
+    /// A store chooses the timestamp of a commit without regard to what it has served.
+    ForgetReads = "store-forgets-reads",
+    /// A store leaves the last of what is flushed out of its answer.
+    LoseLastFlushed = "store-loses-last-flushed",
+    /// A client reports a plain failure when the answer to its commit was lost.
+    TakeLostForFailed = "wire-takes-lost-for-failed",
+    /// A client with locks has its commit look for none of them.
+    SkipLockChecks = "locker-skips-checks",
+    /// A client with locks reads what it has locked as of its start.
+    ReadBeforeLock = "locker-reads-before-lock",
+    /// A client with locks takes the least timestamp that some of its keys allow.
+    CommitTooEarly = "locker-commits-too-early",
+    /// A client that loads commits what it has flushed before its primary.
+    EndRangeFirst = "loader-ends-range-first",
+    /// A client that loads flushes all its generations by one number.
+    RepeatGeneration = "loader-repeats-generation",
 }
 
 /// Timestamps count milliseconds from this bit on.
@@ -83,6 +109,10 @@ pub(crate) fn bend(mut command: Command) -> Command {
         (Mutation::IgnoreConflicts, Command::Prewrite(prewrite)) => {
             prewrite.skip_constraint_check = true;
         }
+        (Mutation::PrewriteUnlocked, Command::Prewrite(prewrite)) => {
+            let skip = PessimisticAction::SkipPessimisticCheck.into();
+            prewrite.pessimistic_actions.fill(skip);
+        }
         (Mutation::CommitRolledBack, Command::ResolveLock(resolve))
             if resolve.commit_version == 0 =>
         {
@@ -104,6 +134,9 @@ pub(crate) fn bend_answer(mut response: Response) -> Response {
     match (ACTIVE.get(), &mut response) {
         (Some(Mutation::LoseLastRow), Response::Scan(scan)) if scan.pairs.len() > 1 => {
             scan.pairs.pop();
+        }
+        (Some(Mutation::LoseLastFlushed), Response::BufferBatchGet(get)) if get.pairs.len() > 1 => {
+            get.pairs.pop();
         }
         (Some(Mutation::LoseRawReads), Response::RawGet(get))
             if get.value.last().is_some_and(|last| last.is_multiple_of(5)) =>

@@ -273,6 +273,29 @@ fn waiting_is_one_sleep_that_says_why() {
     assert_eq!(result, (Duration::from_millis(3), true));
 }
 
+#[test]
+fn a_cap_by_a_clock_that_stands_still_is_not_asked_without_end() {
+    let mut backoffer = Backoffer::new(0, ONE, 7);
+    let millis = Duration::from_millis;
+    let mut capped = |kind, cap| {
+        let pause = backoffer.next(kind, cause(), Some(cap), Instant::ZERO);
+        let pause = pause.expect("there is time");
+        backoffer.slept(kind, pause);
+        pause
+    };
+    assert_eq!(capped(BackoffKind::TxnLock, Duration::ZERO), Duration::ZERO);
+    assert_eq!(capped(BackoffKind::TxnLock, millis(1)), millis(1));
+    assert_eq!(capped(BackoffKind::TxnLock, millis(1)), millis(2));
+    assert_eq!(capped(BackoffKind::TxnLock, millis(1)), millis(4));
+    assert_eq!(capped(BackoffKind::TxnLock, millis(9)), millis(9));
+    // The other kind has not waited yet.
+    assert_eq!(capped(BackoffKind::TxnLockFast, millis(1)), millis(1));
+    let long = (0..20)
+        .map(|_| capped(BackoffKind::TxnLock, millis(1)))
+        .max();
+    assert!(long > Some(millis(500)), "{long:?}");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pause(BackoffKind),

@@ -227,11 +227,11 @@ impl Reads {
             known.count() > before
         };
         let cap = match wait_ms {
-            Some(ms @ 1..) => Some(Duration::from_millis(ms)),
-            Some(_) | None if learned => return Ok(()),
+            Some(ms) => Some(Duration::from_millis(ms)),
+            None if learned => return Ok(()),
             // What the store is told already has not helped. The lock is about to be cleaned up,
             // but not sooner for being met again and again.
-            Some(_) | None => None,
+            None => None,
         };
         backoff
             .wait_capped(io, BackoffKind::TxnLockFast, cause, cap)

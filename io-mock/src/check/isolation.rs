@@ -88,20 +88,29 @@ fn difference(expected: &[(Key, Value)], got: &[(Key, Value)]) -> (String, Strin
 }
 
 /// Two transactions that write one key do not overlap: the later begins at or after the commit of
-/// the earlier. (For optimistic transactions; a pessimistic one may begin before it locks.)
+/// the earlier. One that has locked the key before its commit counts from that lock on.
 ///
 /// # Errors
 ///
 /// The first violation.
-pub fn first_committer_wins(truth: &Truth) -> Verdict {
+pub fn first_committer_wins(history: &History, truth: &Truth) -> Verdict {
+    let locking = history.transactions.iter();
+    let locked: BTreeMap<(Timestamp, &Key), Timestamp> = locking
+        .flat_map(|transaction| {
+            let locks = transaction.for_update.iter();
+            locks.map(|(key, ts)| ((transaction.start_ts, key), *ts))
+        })
+        .collect();
     for (key, versions) in truth.keys() {
         for (earlier, later) in versions.iter().zip(&versions[1.min(versions.len())..]) {
-            if later.start_ts < earlier.commit_ts || later.commit_ts == earlier.commit_ts {
+            let locked = locked.get(&(later.start_ts, key)).copied();
+            let since = locked.unwrap_or(later.start_ts);
+            if since < earlier.commit_ts || later.commit_ts == earlier.commit_ts {
                 return Err(Violation::new(
                     "first committer wins",
                     format!(
-                        "lost update on {key:?}: {}..{} overlaps {}..{}",
-                        earlier.start_ts, earlier.commit_ts, later.start_ts, later.commit_ts
+                        "lost update on {key:?}: {}..{} overlaps {since}..{}",
+                        earlier.start_ts, earlier.commit_ts, later.commit_ts
                     ),
                 ));
             }
@@ -117,26 +126,31 @@ pub fn first_committer_wins(truth: &Truth) -> Verdict {
 ///
 /// The first violation.
 pub fn real_time(history: &History) -> Verdict {
+    // What is above an acknowledged commit, given when that was: the commit itself if stores have
+    // chosen its timestamp, since PD gives the same one out later.
     let mut ends: Vec<(Instant, Timestamp)> = history
         .transactions
         .iter()
         .filter_map(|transaction| match transaction.outcome {
-            Outcome::Committed(commit_ts) => Some((transaction.ended?, commit_ts)),
+            Outcome::Committed(commit_ts) if transaction.calculated => {
+                Some((transaction.ended?, commit_ts))
+            }
+            Outcome::Committed(commit_ts) => Some((transaction.ended?, commit_ts.next())),
             Outcome::Open | Outcome::Unknown | Outcome::Failed(_) => None,
         })
         .collect();
     ends.sort();
-    // The greatest timestamp that had been acknowledged by each end.
-    let mut greatest = Timestamp::ZERO;
-    for (_, commit_ts) in &mut ends {
-        greatest = greatest.max(*commit_ts);
-        *commit_ts = greatest;
+    // The least timestamp that is above all that had been acknowledged by each end.
+    let mut above = Timestamp::ZERO;
+    for (_, least) in &mut ends {
+        above = above.max(*least);
+        *least = above;
     }
     // The last acknowledgement before a moment, if a timestamp that was got later is not above it.
     let overtaken = |since: Instant, ts: Timestamp| {
         let before = ends.partition_point(|(ended, _)| *ended < since);
         let last = before.checked_sub(1).map(|last| ends[last]);
-        last.filter(|(_, commit_ts)| !ts.is_zero() && ts <= *commit_ts)
+        last.filter(|(_, least)| !ts.is_zero() && ts < *least)
     };
     for transaction in &history.transactions {
         let begun = overtaken(transaction.invoked, transaction.start_ts).map(|end| ("began", end));
@@ -145,12 +159,12 @@ pub fn real_time(history: &History) -> Verdict {
             _ => None,
         };
         let committed = committed.map(|end| ("was asked to commit", end));
-        if let Some((what, (ended, commit_ts))) = begun.or(committed) {
+        if let Some((what, (ended, least))) = begun.or(committed) {
             return Err(Violation::new(
                 "real-time order",
                 format!(
-                    "transaction {} of client {} {what} after a commit at {commit_ts} had been \
-                     acknowledged ({} ms), and got a timestamp below it",
+                    "transaction {} of client {} {what} after a commit below {least} had been \
+                     acknowledged ({} ms), and got a timestamp below that, too",
                     transaction.start_ts,
                     transaction.client,
                     ended.as_millis()
@@ -230,15 +244,16 @@ mod tests {
 
     #[test]
     fn a_lost_update_is_caught() {
+        let unlocked = History::default();
         let fine = truth([
             put("a", 5, 10, "1"),
             put("a", 10, 12, "2"),
             put("a", 13, 15, "3"),
         ]);
-        assert_eq!(first_committer_wins(&fine), Ok(()));
+        assert_eq!(first_committer_wins(&unlocked, &fine), Ok(()));
         let lost = truth([put("a", 5, 10, "1"), put("a", 9, 12, "2")]);
         assert!(
-            first_committer_wins(&lost)
+            first_committer_wins(&unlocked, &lost)
                 .unwrap_err()
                 .detail
                 .contains("5..10 overlaps 9..12")
@@ -249,7 +264,42 @@ mod tests {
             what: What::Lock,
         };
         let lock = truth([put("a", 5, 10, "1"), ("a".into(), locked)]);
-        assert!(first_committer_wins(&lock).is_err());
+        assert!(first_committer_wins(&unlocked, &lock).is_err());
+    }
+
+    #[test]
+    fn who_locks_a_key_may_have_begun_before_it_was_written() {
+        let overlapping = truth([put("a", 5, 10, "1"), put("a", 9, 12, "2")]);
+        let locking = |key: &str, for_update_ts: u64| {
+            let mut history = History::default();
+            let id = history.begin(1, Instant::ZERO);
+            history.began(id, 9.into());
+            history.guard(id, key.into(), for_update_ts.into());
+            first_committer_wins(&history, &overlapping)
+        };
+        assert_eq!(locking("a", 10), Ok(()));
+        assert!(locking("a", 9).is_err());
+        assert!(locking("b", 11).is_err());
+    }
+
+    #[test]
+    fn who_begins_at_a_calculated_commit_sees_it() {
+        let with = |calculated, start_ts: u64| {
+            let mut history = History::default();
+            let id = history.begin(1, Instant::ZERO);
+            history.began(id, 1.into());
+            history.ended(id, Instant::from_millis(5), Outcome::Committed(50.into()));
+            if calculated {
+                history.calculated(id);
+            }
+            let id = history.begin(2, Instant::from_millis(6));
+            history.began(id, start_ts.into());
+            real_time(&history)
+        };
+        assert_eq!(with(true, 50), Ok(()));
+        assert!(with(true, 49).is_err());
+        assert!(with(false, 50).is_err());
+        assert_eq!(with(false, 51), Ok(()));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`isolation::real_time`] | who begins or commits after a commit was acknowledged is above it |
 //! | [`append::dependencies`] | no cycle of dependencies but write skew, told from what clients saw alone |
 //! | [`locks::none_left`] | no lock outlives its time once the system is quiet and somebody has read |
+//! | [`queue::in_order`] | every queue gives what was put into it, once and in that order |
 //! | [`sum::constant`] | every snapshot of a closed economy holds the same total |
 //! | [`raw::current`] | a raw read returns a value that was current while it ran |
 //! | [`raw::no_lost_write`] | an acknowledged raw write was made while its call ran |
@@ -24,6 +25,7 @@ pub mod isolation;
 pub mod linearizable;
 pub mod locks;
 pub mod outcome;
+pub mod queue;
 pub mod raw;
 pub mod skew;
 pub mod sum;
@@ -96,7 +98,7 @@ pub fn transactions(history: &History, truth: &Truth) -> Verdict {
     outcome::no_false_failure(history, truth)?;
     outcome::inserts_were_new(history, truth)?;
     isolation::snapshot(history, truth)?;
-    isolation::first_committer_wins(truth)?;
+    isolation::first_committer_wins(history, truth)?;
     isolation::real_time(history)
 }
 

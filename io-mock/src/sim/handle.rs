@@ -296,8 +296,9 @@ impl Checks<'_> {
     ///
     /// The first violation.
     pub fn snapshot_isolation(&self) -> Verdict {
-        check::isolation::snapshot(&self.sim.recorder.lock(), &self.truth)?;
-        check::isolation::first_committer_wins(&self.truth)
+        let history = self.sim.recorder.lock();
+        check::isolation::snapshot(&history, &self.truth)?;
+        check::isolation::first_committer_wins(&history, &self.truth)
     }
 
     /// Everything that must hold of raw calls.

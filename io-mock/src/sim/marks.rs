@@ -82,9 +82,9 @@ marks! {
     /// A prewrite met a newer commit.
     WriteConflict = "write conflict", usual;
     /// A request waited for a lock.
-    WaitedForLock = "a request waited for a lock", rare;
+    WaitedForLock = "a request waited for a lock", usual;
     /// Transactions waited for each other.
-    Deadlock = "deadlock", rare;
+    Deadlock = "deadlock", usual;
     /// A commit found its lock gone.
     CommitLockGone = "commit found its lock gone", usual;
     /// A transaction that is alive was found and left alone.

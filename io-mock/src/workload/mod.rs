@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | [`append`] | reads of lists, appends to them | no cycle of dependencies but write skew |
 //! | [`bank`] | transfers between accounts, reads of the total | the total; everything of transactions |
+//! | [`bulk`] | large transactions that write locks as they go, beside small ones | everything of transactions |
 //! | [`mixed`] | all kinds of reads and writes on few keys | everything of transactions |
+//! | [`queues`] | items put in and taken out, under locks | each is given once, in its order; everything of transactions |
 //! | [`register`] | raw reads, writes, deletions | everything of raw calls |
 //! | [`scans`] | scans of all kinds under writers | everything of transactions |
 //! | [`skew`] | switches one of two lamps | never both off where the other is locked |
@@ -14,11 +16,14 @@
 
 pub mod append;
 pub mod bank;
+pub mod bulk;
 pub mod mixed;
+pub mod queues;
 pub mod register;
 pub mod scans;
 mod session;
 pub mod skew;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,6 +81,8 @@ workloads! {
     Append = append,
     Skew = skew,
     Scans = scans,
+    Queues = queues,
+    Bulk = bulk,
 }
 
 /// A message is never later than this.

@@ -42,7 +42,7 @@ struct Options {
     /// Many seeds, `A..B` without B.
     #[arg(long, value_parser = range)]
     seeds: Option<Range<u64>>,
-    /// append, bank, mixed, register, scans or skew.
+    /// append, bank, bulk, mixed, queues, register, scans or skew.
     #[arg(long, default_value_t = Workload::Bank)]
     workload: Workload,
     /// Allow only these faults, by name, separated by commas.

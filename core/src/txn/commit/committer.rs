@@ -252,10 +252,7 @@ impl Committer {
                             .resolver
                             .resolve(io, &mut backoff, caller, locks)
                             .await?;
-                        let cap = match resolved.wait_ms {
-                            Some(ms @ 1..) => Some(Duration::from_millis(ms)),
-                            Some(_) | None => None,
-                        };
+                        let cap = resolved.wait_ms.map(Duration::from_millis);
                         if cap.is_some() || stuck {
                             let kind = BackoffKind::TxnLock;
                             backoff.wait_capped(io, kind, cause, cap).await?;

@@ -114,6 +114,10 @@ impl Cluster {
 
     /// Makes known whom a request waits for.
     fn detect(&mut self, waiter: &mut Waiter) -> Result<(), MvccError> {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::FindNoDeadlock) {
+            return Ok(());
+        }
         // The first lock of a transaction can't be in anybody's way.
         if waiter.request.is_first_lock {
             return Ok(());
@@ -191,6 +195,10 @@ impl Cluster {
         store: StoreId,
         released: Vec<Released>,
     ) {
+        #[cfg(feature = "mutations")]
+        if crate::mutation::is(crate::mutation::Mutation::WakeNobody) {
+            return;
+        }
         for one in released {
             let release = Release {
                 start_ts: one.start_ts,

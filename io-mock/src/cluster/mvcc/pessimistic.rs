@@ -12,6 +12,8 @@ use super::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use super::prewrite::check_absent;
 use super::write_record::{WriteKind, WriteRecord};
 use crate::cluster::key::Key;
+#[cfg(feature = "mutations")]
+use crate::mutation::{self, Mutation};
 
 /// What a lock request asks, for each of its keys.
 #[derive(Clone, Debug)]
@@ -63,6 +65,11 @@ pub fn acquire(
     }
     let mut shared = None;
     match work.reader.lock(key)? {
+        #[cfg(feature = "mutations")]
+        Some(KeyLock::Exclusive(lock))
+            if lock.start_ts != work.start_ts
+                && lock.is_pessimistic()
+                && mutation::is(Mutation::GrantTwice) => {}
         Some(KeyLock::Exclusive(lock)) if shared_request || lock.start_ts != work.start_ts => {
             return Err(MvccError::KeyIsLocked(Box::new(lock.info(key.to_user()))));
         }
@@ -96,7 +103,11 @@ pub fn acquire(
     let above = newest.as_ref().map(|(ts, write)| (*ts, write));
     let last_change = LastChange::above(&work.reader, key, above, work.start_ts)?;
     if let Some((commit_ts, write)) = newest {
-        if commit_ts > for_update_ts {
+        #[cfg(feature = "mutations")]
+        let is_newer = commit_ts > for_update_ts && !mutation::is(Mutation::GrantOverNewer);
+        #[cfg(not(feature = "mutations"))]
+        let is_newer = commit_ts > for_update_ts;
+        if is_newer {
             let error = conflict_error(work, request, key, commit_ts, &write);
             if !request.allow_conflict {
                 return Err(error);

@@ -15,6 +15,8 @@ use super::last_change::LastChange;
 use super::lock::{KeyLock, Lock, LockKind, SharedLocks};
 use super::write_record::{WriteKind, WriteRecord};
 use crate::cluster::key::Key;
+#[cfg(feature = "mutations")]
+use crate::mutation::{self, Mutation as Mistake};
 
 /// The longest value that a lock and a write record carry themselves.
 pub const SHORT_VALUE_MAX: usize = 255;
@@ -500,6 +502,11 @@ impl Step<'_> {
             .get()
             .max(self.start_ts)
             .max(self.props.for_update_ts);
+        #[cfg(feature = "mutations")]
+        let floor = match mutation::is(Mistake::ForgetReads) {
+            true => self.start_ts.max(self.props.for_update_ts),
+            false => floor,
+        };
         let min_commit_ts = lock.min_commit_ts.max(floor.saturating_add(1));
         if limit != 0 && min_commit_ts > limit {
             return Err(MvccError::CommitTsTooLarge { min_commit_ts });
