@@ -17,33 +17,33 @@ use crate::workload::wire::{self, Speaker, Stop, Task};
 
 /// What a transaction does.
 #[derive(Clone, Copy, Debug)]
-enum Errand {
+enum Chore {
     Put { into: usize },
     Take { from: usize },
     Move { from: usize, into: usize },
 }
 
-impl Errand {
+impl Chore {
     fn draw(chance: &mut Chance, queues: usize) -> Self {
         let (from, into) = (chance.index(queues), chance.index(queues));
         match chance.below(5) {
-            0 | 1 => Errand::Put { into },
-            2 | 3 => Errand::Take { from },
-            _ => Errand::Move { from, into },
+            0 | 1 => Chore::Put { into },
+            2 | 3 => Chore::Take { from },
+            _ => Chore::Move { from, into },
         }
     }
 
     fn from(self) -> Option<usize> {
         match self {
-            Errand::Put { .. } => None,
-            Errand::Take { from } | Errand::Move { from, .. } => Some(from),
+            Chore::Put { .. } => None,
+            Chore::Take { from } | Chore::Move { from, .. } => Some(from),
         }
     }
 
     fn into(self) -> Option<usize> {
         match self {
-            Errand::Take { .. } => None,
-            Errand::Put { into } | Errand::Move { into, .. } => Some(into),
+            Chore::Take { .. } => None,
+            Chore::Put { into } | Chore::Move { into, .. } => Some(into),
         }
     }
 }
@@ -51,10 +51,10 @@ impl Errand {
 /// A client that locks before it writes.
 pub(super) async fn run(mut speaker: Speaker, queues: usize, calls: u64, deeds: Deeds) -> Verdict {
     for n in 0..calls {
-        let errand = Errand::draw(&mut speaker.chance, queues);
+        let chore = Chore::draw(&mut speaker.chance, queues);
         let deeds = deeds.clone();
         let done = speaker.once(async move |speaker: &mut Speaker| {
-            Transaction::run(speaker, errand, &n.to_string(), &deeds).await
+            Transaction::run(speaker, chore, &n.to_string(), &deeds).await
         });
         if let Some(done) = done.await {
             done?;
@@ -62,12 +62,12 @@ pub(super) async fn run(mut speaker: Speaker, queues: usize, calls: u64, deeds: 
         speaker.pause().await;
     }
     speaker.recover().await;
-    for errand in [Errand::Put { into: 0 }, Errand::Take { from: 0 }] {
+    for chore in [Chore::Put { into: 0 }, Chore::Take { from: 0 }] {
         let mut tries = 0;
-        while !Transaction::run(&mut speaker, errand, "last", &deeds).await? {
+        while !Transaction::run(&mut speaker, chore, "last", &deeds).await? {
             tries += 1;
             if tries > TRIES_MAX {
-                let detail = format!("client {} never gets to {errand:?}", speaker.number);
+                let detail = format!("client {} never gets to {chore:?}", speaker.number);
                 return Err(Violation::new("recovery", detail));
             }
             speaker.pause().await;
@@ -106,10 +106,10 @@ struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// Does an errand; whether it is done.
+    /// Does a chore; whether it is done.
     async fn run(
         speaker: &mut Speaker,
-        errand: Errand,
+        chore: Chore,
         name: &str,
         deeds: &Deeds,
     ) -> Result<bool, Violation> {
@@ -132,7 +132,7 @@ impl Transaction<'_> {
             deed,
             writes: Vec::new(),
         };
-        let why = match this.prepare(errand, name).await {
+        let why = match this.prepare(chore, name).await {
             Ok(()) => {
                 note(deeds, std::mem::take(&mut this.deed));
                 return this.commit().await;
@@ -163,14 +163,14 @@ impl Transaction<'_> {
     }
 
     /// Takes all locks and finds out what there is to write.
-    async fn prepare(&mut self, errand: Errand, name: &str) -> Step<()> {
+    async fn prepare(&mut self, chore: Chore, name: &str) -> Step<()> {
         let mut counters = Vec::new();
-        counters.extend(errand.from().map(head));
-        counters.extend(errand.into().map(tail));
+        counters.extend(chore.from().map(head));
+        counters.extend(chore.into().map(tail));
         // To be sure that nobody puts anything in.
-        if let Some(from) = errand.from()
+        if let Some(from) = chore.from()
             && self.speaker.chance.coin()
-            && errand.into() != Some(from)
+            && chore.into() != Some(from)
         {
             counters.push(tail(from));
         }
@@ -183,7 +183,7 @@ impl Transaction<'_> {
             found.map_or(0, |(_, number)| *number)
         };
         let mut taken = Vec::new();
-        if let Some(from) = errand.from() {
+        if let Some(from) = chore.from() {
             let first = number(&head(from));
             let wanted = self.speaker.chance.within(1..=2);
             taken = self.take(from, first, wanted).await?;
@@ -196,9 +196,9 @@ impl Transaction<'_> {
                 .taken
                 .extend(taken.iter().map(|value| (from, value.clone())));
         }
-        if let Some(into) = errand.into() {
-            let values = match errand {
-                Errand::Move { .. } => taken,
+        if let Some(into) = chore.into() {
+            let values = match chore {
+                Chore::Move { .. } => taken,
                 _ => (0..self.speaker.chance.within(1..=2))
                     .map(|n| format!("{}.{name}.{n}", self.speaker.number).into())
                     .collect(),
