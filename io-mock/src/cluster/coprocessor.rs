@@ -12,7 +12,7 @@ use super::key;
 use super::mvcc::error::MvccError;
 use super::mvcc::lock::KeyLock;
 use super::mvcc::read::ScanRange;
-use super::raw_commands::text;
+use super::raw_format::text;
 use super::read_commands::ReadPlan;
 use super::region::StoreId;
 use super::region_checks::Access;

@@ -17,7 +17,7 @@
 //! | what else keeps a store or a peer from serving | [`load`], [`replica`], [`lag`], [`injection`] |
 //! | where in its life a write is when something happens | [`held_writes`], [`write_end`] |
 //! | transactional commands | [`txn_prewrite`], [`txn_lock`], [`lock_wait`], [`txn_end`], [`txn_status`], [`read_commands`], [`range_commands`], [`flashback`] |
-//! | raw commands | [`raw_commands`], [`raw_scan`] |
+//! | raw commands | [`raw_reads`], [`raw_scan`], [`raw_writes`] |
 //! | what stores leave to others | [`coprocessor`], [`extension`] |
 //! | what clients must not do | [`mistakes`] |
 //! | PD | [`pd`] |
@@ -46,8 +46,10 @@ pub mod pd;
 pub mod peer_changes;
 mod proposal;
 pub mod range_commands;
-pub mod raw_commands;
+mod raw_format;
+pub mod raw_reads;
 pub mod raw_scan;
+pub mod raw_writes;
 pub mod read_commands;
 pub mod region;
 pub mod region_admin;

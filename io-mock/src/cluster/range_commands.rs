@@ -16,7 +16,7 @@ use super::key::{self, Key};
 use super::mvcc::debug;
 use super::mvcc::error::MvccError;
 use super::proposal::{making_room, pair_size};
-use super::raw_commands::check_deleted_range;
+use super::raw_writes::check_deleted_range;
 use super::region::StoreId;
 use super::region_checks::Access;
 use super::store::LargeTxn;

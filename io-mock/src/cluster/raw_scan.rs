@@ -11,7 +11,7 @@ use super::checksum::crc64;
 use super::failure::Failure;
 use super::mvcc::engine::{ColumnFamily, RawValue};
 use super::mvcc::reader::Reader;
-use super::raw_commands::{is_alive, pairs, text, texts};
+use super::raw_format::{answer, is_alive, pairs, text};
 use super::region::StoreId;
 
 /// A range of stored keys to scan, and what is wanted of it.
@@ -156,17 +156,7 @@ impl Cluster {
         store: StoreId,
         request: RawChecksumRequest,
     ) -> RawChecksumResponse {
-        match self.try_raw_checksum(now_ms, store, &request) {
-            Ok(response) => response,
-            Err(failure) => {
-                let (region_error, error) = texts(failure);
-                RawChecksumResponse {
-                    region_error,
-                    error,
-                    ..RawChecksumResponse::default()
-                }
-            }
-        }
+        answer(self.try_raw_checksum(now_ms, store, &request))
     }
 
     fn try_raw_checksum(
