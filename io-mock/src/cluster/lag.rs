@@ -38,6 +38,8 @@ pub struct Behind {
 /// Reads that wait for their peers to catch up.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StalledReads {
+    /// How many peers are stuck.
+    stuck: usize,
     /// The request at hand has met a peer that is stuck.
     met: bool,
     parked: Vec<StalledRead>,
@@ -82,8 +84,10 @@ impl Cluster {
     /// deadline has passed.
     pub fn stall(&mut self, id: RegionId, store: StoreId) -> bool {
         let behind = self.fall_behind(id, store);
-        if let Some(behind) = self.behind_mut(store, id) {
-            behind.stuck = true;
+        if let Some(behind) = self.behind_mut(store, id)
+            && !std::mem::replace(&mut behind.stuck, true)
+        {
+            self.stalled_reads.stuck += 1;
         }
         behind
     }
@@ -235,9 +239,7 @@ impl Cluster {
 
     /// Whether a request may meet a peer that is stuck.
     pub(crate) fn may_stall(&self) -> bool {
-        let mut stores = self.stores.values();
-        self.engine.stands_still_anywhere()
-            && stores.any(|store| store.behind.values().any(|behind| behind.stuck))
+        self.stalled_reads.stuck > 0
     }
 
     /// Whether the last request has met a peer that is stuck.
@@ -306,6 +308,7 @@ impl Cluster {
     pub(super) fn stand_still_again(&mut self) {
         for (&store, it) in &self.stores {
             for behind in it.behind.values() {
+                self.stalled_reads.stuck += usize::from(behind.stuck);
                 let meta = &behind.region.meta;
                 let (start, end) = (meta.start_key.clone(), meta.end_key.clone());
                 self.engine.hold(store, start, end);
@@ -316,6 +319,7 @@ impl Cluster {
     fn release_peer(&mut self, store: StoreId, id: RegionId) -> Option<Region> {
         let behind = self.stores.get_mut(&store)?.behind.remove(&id)?;
         self.engine.release(store, &behind.region.meta.start_key);
+        self.stalled_reads.stuck -= usize::from(behind.stuck);
         Some(behind.region)
     }
 

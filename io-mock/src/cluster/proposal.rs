@@ -21,6 +21,15 @@ pub(super) fn pair_size(key: usize, value: usize) -> usize {
     key + value + CHANGE_OVERHEAD
 }
 
+/// The context of a command that takes room like a prewrite, and may not take the last as one may.
+pub(super) fn taking_room(context: Option<Box<Context>>) -> Context {
+    let mut context = *context.unwrap_or_default();
+    if context.disk_full_opt() == DiskFullOpt::AllowedOnAlreadyFull {
+        context.set_disk_full_opt(DiskFullOpt::NotAllowedOnFull);
+    }
+    context
+}
+
 /// The context of a command that ends transactions or makes room: it passes a disk that is almost
 /// full.
 pub(super) fn making_room(context: Option<Box<Context>>) -> Context {

@@ -16,6 +16,7 @@ use super::lock_wait::waking::wait_ms;
 use super::mvcc::changes::Work;
 use super::mvcc::error::MvccError;
 use super::mvcc::pessimistic::{Granted, LockRequest, acquire};
+use super::proposal::taking_room;
 use super::region::StoreId;
 
 /// One key to lock.
@@ -107,7 +108,7 @@ impl Cluster {
     ) -> Result<Outcome, Failure> {
         let resumed = run == Run::Resumed;
         let force = run != Run::First { force: false };
-        let context = request.context.clone().unwrap_or_default();
+        let context = taking_room(request.context.clone());
         let mut wanted = Vec::with_capacity(request.mutations.len());
         for mutation in &request.mutations {
             let shared = match mutation.op() {

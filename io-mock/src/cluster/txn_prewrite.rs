@@ -22,6 +22,7 @@ use super::mvcc::prewrite::{CommitKind, Mutation, Prewritten, Properties, prewri
 use super::mvcc::read::has_versions;
 use super::mvcc::reader::CommitRecord;
 use super::mvcc::write_record::{WriteKind, WriteRecord};
+use super::proposal::taking_room;
 use super::region::StoreId;
 use super::region_errors;
 
@@ -172,7 +173,7 @@ impl Cluster {
         store: StoreId,
         request: FlushRequest,
     ) -> Result<Vec<KeyError>, Failure> {
-        let context = request.context.clone().unwrap_or_default();
+        let context = taking_room(request.context.clone());
         let mutations = request
             .mutations
             .iter()

@@ -125,6 +125,8 @@ impl Cluster {
             return false;
         }
         self.stop_store(id);
+        // Its peers are gone, whatever they had missed.
+        self.catch_up(id);
         self.change_state(
             id,
             StoreState::Offline,

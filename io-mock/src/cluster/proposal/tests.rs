@@ -1,9 +1,9 @@
 //! What may be proposed: disks, merges, transfers.
 
-use tikv_proto::kvrpcpb::{self, DiskFullOpt};
+use tikv_proto::kvrpcpb::{self, DiskFullOpt, Op};
 
 use crate::cluster::store::Disk;
-use crate::cluster::tests::{Bench, NOW, put};
+use crate::cluster::tests::{Bench, NOW, mutation, put};
 
 fn disks(b: &mut Bench, disks: [Disk; 3]) {
     for (store, disk) in (1..).zip(disks) {
@@ -68,6 +68,30 @@ fn a_full_disk_refuses_what_does_not_make_room() {
         let stores = full(&mut b, 10 + turn as u64, allowed);
         assert_eq!(stores, expected, "{now:?} {allowed:?}");
     }
+}
+
+#[test]
+fn a_lock_takes_no_last_room() {
+    let mut b = Bench::new();
+    let lock = |b: &mut Bench, allowed: DiskFullOpt| {
+        disks(b, [Disk::AlmostFull, Disk::Normal, Disk::Normal]);
+        let (mut context, store) = b.to(b"k");
+        let body = context.as_mut().expect("a context");
+        body.set_disk_full_opt(allowed);
+        let request = kvrpcpb::PessimisticLockRequest {
+            context,
+            mutations: vec![mutation(Op::PessimisticLock, b"k", b"")],
+            primary_lock: "k".into(),
+            start_version: 10,
+            for_update_ts: 10,
+            ..Default::default()
+        };
+        let response = b.cluster.kv_pessimistic_lock(NOW, store, request);
+        response.region_error.is_none()
+    };
+    assert!(!lock(&mut b, DiskFullOpt::NotAllowedOnFull));
+    assert!(!lock(&mut b, DiskFullOpt::AllowedOnAlreadyFull));
+    assert!(lock(&mut b, DiskFullOpt::AllowedOnAlmostFull));
 }
 
 #[test]

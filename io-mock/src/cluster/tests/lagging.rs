@@ -408,6 +408,18 @@ fn a_merge_waits_for_the_target_where_that_lags() {
 }
 
 #[test]
+fn a_buried_store_leaves_nothing_behind() {
+    let mut b = Bench::new();
+    let id = b.id_of(b"k");
+    assert!(b.cluster.stall(id, 3));
+    b.write(b"k", b"v", 5, 6);
+    assert!(b.cluster.take_offline(3));
+    assert!(b.cluster.bury_store(NOW, 3));
+    assert_eq!(b.cluster.lagging().count(), 0);
+    assert!(!b.cluster.engine().stands_still_anywhere() && !b.cluster.may_stall());
+}
+
+#[test]
 fn a_peer_that_was_removed_learns_it_when_it_catches_up() {
     let mut b = Bench::new();
     let id = b.id_of(b"k");
