@@ -191,11 +191,11 @@ impl Pd {
         let mut regions: Vec<pdpb::Region> = Vec::new();
         let mut last: Option<RegionId> = None;
         for range in &request.ranges {
+            // Every range is looked through by itself; what is too much is cut off at its end.
             let mut covered = range.start_key.clone();
-            for known in self.in_range(&range.start_key, &range.end_key) {
-                if regions.len() >= limit {
-                    break;
-                }
+            let mut scanned = 0;
+            for known in self.in_range(&range.start_key, &range.end_key).take(limit) {
+                scanned += 1;
                 // Below the first region nothing is missing if the range has no start.
                 let hole = !covered.is_empty() && known.meta.start_key > covered;
                 if request.contain_all_key_range && hole {
@@ -218,11 +218,15 @@ impl Pd {
             }
             let reached =
                 covered.is_empty() || range.end_key.is_empty() || covered >= range.end_key;
-            if request.contain_all_key_range && !reached && regions.len() < limit {
+            if request.contain_all_key_range && !reached && scanned < limit {
                 return failed(
                     ErrorType::RegionsNotContainAllKeyRange,
                     "found a hole region in the last".to_owned(),
                 );
+            }
+            if regions.len() >= limit {
+                regions.truncate(limit);
+                break;
             }
         }
         Ok(BatchScanRegionsResponse {

@@ -450,3 +450,44 @@ fn a_merge_unsettles_the_leader_s_greatest_timestamp_wherever_it_is() {
     let epoch = |b: &Bench| b.cluster.region(target).map(|region| region.epoch());
     assert_eq!(epoch(&b), epoch(&other));
 }
+
+#[test]
+fn a_leader_that_steps_down_and_comes_back_has_lost_what_only_it_held() {
+    let mut b = Bench::with(crate::cluster::Config {
+        sync_max_ts_at_once: false,
+        ..Default::default()
+    });
+    b.must_prewrite_put(b"k", b"v", b"k", 5);
+    b.must_commit(b"k", 5, 6);
+    b.must_lock(b"l", b"l", 8, 8);
+    let context = as_known_to(&b, 1);
+    let id = context.region_id;
+    b.cluster.set_safe_ts(id, 7);
+    let before = b.cluster.region(id).expect("a region").clone();
+    b.cluster.depose_leader(id);
+    // It is a follower like others, and nobody leads.
+    let refused = error(read_with(&mut b, 1, context.clone(), How::Plainly, 9));
+    assert_eq!(refused.not_leader.expect("its detail").leader, None);
+    assert_eq!(
+        read_with(&mut b, 1, context.clone(), How::Stale, 7).value,
+        "v"
+    );
+    let detail = error(read_with(&mut b, 1, context.clone(), How::Stale, 9)).data_is_not_ready;
+    assert_eq!(detail.expect("its detail").safe_ts, 7);
+
+    assert!(b.cluster.elect(NOW, id, 1));
+    let after = b.cluster.region(id).expect("a region");
+    assert!(after.term > before.term && after.epoch() == before.epoch());
+    assert!(!after.max_ts_synced, "others may have served reads");
+    assert!(after.memory_locks.is_empty());
+    assert_eq!(read(&mut b, 1, How::Stale, 9).value, "v", "it leads again");
+    // Once more, and who still counts on its first term has missed too much.
+    b.cluster.depose_leader(id);
+    assert!(b.cluster.elect(NOW, id, 1));
+    let old = Context {
+        term: before.term,
+        ..context
+    };
+    let refused = error(read_with(&mut b, 1, old, How::Plainly, 9));
+    assert!(refused.stale_command.is_some());
+}

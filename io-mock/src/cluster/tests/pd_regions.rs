@@ -147,6 +147,22 @@ fn test_scan_region_limit() {
 }
 
 #[test]
+fn a_hole_beyond_the_limit_is_noticed_in_a_range_of_its_own() {
+    let b = known_at(&["a", "b", "c", "d"], &["a", "b", "d"]);
+    // The first range has one region, the second one of its two and a hole behind it.
+    for (limit, complete) in [(1, true), (2, false)] {
+        let answer = batch_scan(&b, 0, &[("a", "b"), ("b", "d")], limit, true);
+        assert_eq!(refusal(&answer.header).is_none(), complete, "{limit}");
+    }
+    let overlapping = batch_scan(&b, 0, &[("b", "a"), ("a", "b")], 9, false);
+    let error = overlapping.header.and_then(|header| header.error);
+    assert_eq!(
+        error.expect("an error").message,
+        "invalid key range, start key > end key"
+    );
+}
+
+#[test]
 fn test_query_regions() {
     let b = known_at(&["a", "b", "c", "d", "e"], &["a", "b", "d"]);
     let [first, second, third, unknown] = ["a", "b", "d", "c"].map(|k| id_at(&b, k));
