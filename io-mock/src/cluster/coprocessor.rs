@@ -146,7 +146,11 @@ impl Cluster {
         request: RawCoprocessorRequest,
     ) -> RawCoprocessorResponse {
         let context = request.context.clone().unwrap_or_default();
-        if let Err(error) = self.get_ready(store, &context) {
+        let ready = self.get_ready(store, &context);
+        let access = Access::Read(None);
+        if let Err(error) =
+            ready.and_then(|()| self.check_region(store, &context, access).map(|_| ()))
+        {
             return RawCoprocessorResponse {
                 region_error: Some(error),
                 ..RawCoprocessorResponse::default()

@@ -58,6 +58,9 @@ impl Cluster {
         plan: &ReadPlan<'_>,
         meets_lock: impl FnOnce(&Self, StoreId, &ReadRules<'_>) -> Result<(), MvccError>,
     ) -> Result<(), Failure> {
+        if !plan.context.replica_read {
+            return Ok(());
+        }
         let access = Access::Read(Some(plan.ts));
         let region = self.check_region(store, plan.context, access)?;
         if !must_ask(store, plan.context, region, Some(plan.ts)) {
@@ -81,6 +84,9 @@ impl Cluster {
         store: StoreId,
         context: &Context,
     ) -> Result<(), RegionError> {
+        if !context.replica_read {
+            return Ok(());
+        }
         let region = self.check_region(store, context, Access::Read(None))?;
         if !must_ask(store, context, region, None) {
             return Ok(());

@@ -217,6 +217,10 @@ impl ServedCluster {
                 cluster.pd_mut().set_tso_service(now_ms, service);
                 Outcome::Done
             }),
+            Verb::LagPd { on } => {
+                self.with(|cluster, _| cluster.pd_mut().hold_followers(on));
+                Outcome::Done
+            }
             Verb::RefusePd { count } => {
                 self.with(|cluster, _| cluster.pd_mut().refuse_requests(count));
                 Outcome::Done
@@ -368,6 +372,7 @@ fn names(verb: &Verb) -> (Vec<RegionId>, Option<StoreId>, Option<usize>) {
         | Verb::ForgetTombstones {}
         | Verb::AdvanceGc { .. }
         | Verb::CollectGarbage {}
+        | Verb::LagPd { .. }
         | Verb::RefusePd { .. }
         | Verb::JumpTso { .. }
         | Verb::CreateKeyspace { .. }

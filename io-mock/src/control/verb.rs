@@ -259,6 +259,11 @@ pub enum Verb {
         #[serde(default)]
         primary: Option<usize>,
     },
+    /// Has the members of PD that do not lead know the regions as they are known now, or keep up.
+    LagPd {
+        /// Whether they lag.
+        on: bool,
+    },
     /// Has PD refuse requests as if there had been too many.
     RefusePd {
         /// How many; 0 takes back those that have not been refused yet.

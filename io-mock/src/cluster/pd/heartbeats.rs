@@ -6,38 +6,21 @@
 //! Buckets are reported beside the heartbeats, and outlive them: until the leader of a region that has
 //! been split reports new ones, PD tells the old.
 
-use bytes::Bytes;
 use tikv_proto::metapb;
 
 use super::Pd;
+use super::known_regions::KnownRegion;
 use crate::cluster::region::{Buckets, PeerState, Region, RegionId};
 
 /// How often a leader reports buckets.
 const REPORT_MS: u64 = 10_000;
-
-/// A region as PD knows it.
-#[derive(Clone, Debug)]
-pub struct KnownRegion {
-    /// Id, bounds, epoch, peers.
-    pub meta: metapb::Region,
-    /// The leader that sent the last heartbeat.
-    pub leader: Option<metapb::Peer>,
-    /// Its term.
-    pub term: u64,
-    /// Peers that the leader has not heard of for long.
-    pub down: Vec<metapb::Peer>,
-    /// Peers that have to get a copy before they can follow.
-    pub pending: Vec<metapb::Peer>,
-    /// Where it may be cut, as a leader has reported it.
-    pub buckets: Option<metapb::Buckets>,
-}
 
 impl Pd {
     /// Takes a heartbeat of a region's leader. `false` if PD knows something newer.
     pub(in crate::cluster) fn heartbeat(&mut self, region: &Region) -> bool {
         let meta = &region.meta;
         let epoch = region.epoch();
-        if let Some(known) = self.by_id.get(&meta.id) {
+        if let Some(known) = self.regions.get(meta.id) {
             let old = known.meta.region_epoch.unwrap_or_default();
             if epoch.version < old.version
                 || epoch.conf_ver < old.conf_ver
@@ -46,9 +29,9 @@ impl Pd {
                 return false;
             }
         }
-        let overlapped = self.overlapping(&meta.start_key, &meta.end_key);
+        let overlapped = self.regions.overlapping(&meta.start_key, &meta.end_key);
         let newer = overlapped.iter().filter(|id| **id != meta.id).any(|id| {
-            self.by_id.get(id).is_some_and(|other| {
+            self.regions.get(*id).is_some_and(|other| {
                 other.meta.region_epoch.unwrap_or_default().version > epoch.version
             })
         });
@@ -56,10 +39,9 @@ impl Pd {
             return false;
         }
         for id in overlapped.into_iter().filter(|id| *id != meta.id) {
-            self.forget(id);
+            self.regions.remove(id);
         }
-        let before = self.forget(meta.id);
-        self.by_start.insert(meta.start_key.clone(), meta.id);
+        let before = self.regions.remove(meta.id);
         let known = KnownRegion {
             meta: meta.clone(),
             leader: region.leader_peer().cloned(),
@@ -68,7 +50,7 @@ impl Pd {
             pending: peers(region, PeerState::is_pending),
             buckets: before.and_then(|before| before.buckets),
         };
-        self.by_id.insert(meta.id, known);
+        self.regions.insert(known);
         self.note_buckets(region);
         true
     }
@@ -78,65 +60,11 @@ impl Pd {
         let Some(buckets) = &region.buckets else {
             return;
         };
-        if let Some(known) = self.by_id.get_mut(&region.meta.id)
+        if let Some(known) = self.regions.get_mut(region.meta.id)
             && known.buckets.as_ref().map_or(0, |known| known.version) < buckets.version
         {
             known.buckets = Some(reported(region.meta.id, buckets));
         }
-    }
-
-    fn forget(&mut self, id: RegionId) -> Option<KnownRegion> {
-        let known = self.by_id.remove(&id)?;
-        if self.by_start.get(&known.meta.start_key) == Some(&id) {
-            self.by_start.remove(&known.meta.start_key);
-        }
-        Some(known)
-    }
-
-    fn overlapping(&self, start: &Bytes, end: &Bytes) -> Vec<RegionId> {
-        let first = self.containing(start).map(|known| known.meta.id);
-        let following = self
-            .from(start)
-            .take_while(|known| end.is_empty() || known.meta.start_key < *end)
-            .map(|known| known.meta.id);
-        let mut ids: Vec<RegionId> = first.into_iter().chain(following).collect();
-        ids.dedup();
-        ids
-    }
-
-    /// The region PD believes holds an encoded key.
-    pub fn containing(&self, encoded: &[u8]) -> Option<&KnownRegion> {
-        use std::ops::Bound::{Included, Unbounded};
-        let (_, id) = self
-            .by_start
-            .range::<[u8], _>((Unbounded, Included(encoded)))
-            .next_back()?;
-        self.by_id
-            .get(id)
-            .filter(|known| known.meta.end_key.is_empty() || encoded < known.meta.end_key.as_ref())
-    }
-
-    /// A region by its id.
-    pub fn known_region(&self, id: RegionId) -> Option<&KnownRegion> {
-        self.by_id.get(&id)
-    }
-
-    /// The regions that hold keys from one encoded key up to another, or up to the end if that is
-    /// empty.
-    pub fn scan(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = &KnownRegion> {
-        let first = self.containing(start);
-        let first = first.filter(|known| *known.meta.start_key < *start);
-        let end = Bytes::copy_from_slice(end);
-        let within = move |known: &&KnownRegion| end.is_empty() || known.meta.start_key < end;
-        first.into_iter().chain(self.from(start)).take_while(within)
-    }
-
-    /// Regions PD believes start at or after an encoded key.
-    pub(super) fn from(&self, encoded: &[u8]) -> impl Iterator<Item = &KnownRegion> {
-        use std::ops::Bound::{Included, Unbounded};
-        self.by_start
-            .range::<[u8], _>((Included(encoded), Unbounded))
-            .filter_map(|(_, id)| self.by_id.get(id))
     }
 }
 
@@ -199,13 +127,12 @@ mod tests {
     }
 
     fn no_key_has_two_regions(pd: &Pd) {
-        let mut known: Vec<_> = pd.by_id.values().map(|known| &known.meta).collect();
+        let mut known: Vec<_> = pd.regions.iter().map(|known| &known.meta).collect();
         known.sort_by(|a, b| a.start_key.cmp(&b.start_key));
         for pair in known.windows(2) {
             let end = &pair[0].end_key;
             assert!(!end.is_empty() && *end <= pair[1].start_key, "{pair:?}");
         }
-        assert_eq!(pd.by_id.len(), pd.by_start.len());
     }
 
     proptest! {
@@ -261,11 +188,11 @@ mod tests {
                 no_key_has_two_regions(&cluster.pd);
             }
             for region in &truth {
-                let known = cluster.pd.containing(&region.meta.start_key).unwrap();
+                let known = cluster.pd.regions.containing(&region.meta.start_key).unwrap();
                 prop_assert_eq!(&known.meta, &region.meta);
                 prop_assert_eq!(known.leader.as_ref(), region.leader_peer());
             }
-            prop_assert_eq!(cluster.pd.by_id.len(), truth.len());
+            prop_assert_eq!(cluster.pd.regions.iter().count(), truth.len());
         }
     }
 }

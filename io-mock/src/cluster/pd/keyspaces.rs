@@ -183,9 +183,7 @@ impl Pd {
     }
 
     fn is_split_out(&self, id: u32) -> bool {
-        bounds(id)
-            .iter()
-            .all(|bound| self.by_start.contains_key(bound))
+        bounds(id).iter().all(|bound| self.regions.has_start(bound))
     }
 
     /// A keyspace by its name, once its regions stand.

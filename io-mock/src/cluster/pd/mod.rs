@@ -18,6 +18,7 @@ mod gc_legacy;
 mod global_config;
 mod heartbeats;
 pub mod keyspaces;
+mod known_regions;
 mod members;
 mod meta_storage;
 mod operators;
@@ -34,16 +35,13 @@ mod token_buckets;
 mod tso;
 pub mod tso_service;
 
-use bytes::Bytes;
-use std::collections::BTreeMap;
 use tikv_proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
 
 pub use self::gc::GcState;
-pub use self::heartbeats::KnownRegion;
+pub use self::known_regions::{KnownRegion, KnownRegions};
 pub use self::tso::Tso;
 use super::Config;
 use super::failure::{GrpcCode, GrpcError};
-use super::region::RegionId;
 
 /// PD.
 #[derive(Clone, Debug)]
@@ -59,8 +57,9 @@ pub struct Pd {
     tso_service: Option<tso_service::TsoService>,
     /// How often that has changed.
     tso_changes: u64,
-    by_id: BTreeMap<RegionId, KnownRegion>,
-    by_start: BTreeMap<Bytes, RegionId>,
+    regions: KnownRegions,
+    /// What members that do not lead know of regions, if they do not keep up.
+    followers_know: Option<KnownRegions>,
     gc: gc::GcStates,
     keyspaces: keyspaces::Keyspaces,
     meta: meta_storage::MetaStorage,
@@ -86,8 +85,8 @@ impl Pd {
             tso: Tso::default(),
             tso_service: None,
             tso_changes: 0,
-            by_id: BTreeMap::new(),
-            by_start: BTreeMap::new(),
+            regions: KnownRegions::default(),
+            followers_know: None,
             gc: gc::GcStates::default(),
             keyspaces: keyspaces::Keyspaces::default(),
             meta: meta_storage::MetaStorage::default(),
@@ -97,6 +96,11 @@ impl Pd {
             watched: 0,
             too_many: 0,
         }
+    }
+
+    /// The regions as its leader knows them.
+    pub fn known_regions(&self) -> &KnownRegions {
+        &self.regions
     }
 
     /// How many changes there have been to what can be watched: keyspaces, global configuration,

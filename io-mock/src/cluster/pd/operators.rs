@@ -118,7 +118,7 @@ impl Cluster {
         }
         let mut unknown = Vec::new();
         for &id in regions {
-            if !self.pd.by_id.contains_key(&id) {
+            if self.pd.regions.get(id).is_none() {
                 unknown.push(id);
                 continue;
             }

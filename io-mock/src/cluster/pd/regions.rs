@@ -8,7 +8,8 @@ use tikv_proto::pdpb::{
     ScanRegionsRequest, ScanRegionsResponse, SplitRegionsRequest, SplitRegionsResponse,
 };
 
-use super::{KnownRegion, Pd};
+use super::Pd;
+use super::known_regions::{KnownRegion, KnownRegions};
 use crate::cluster::Cluster;
 use crate::cluster::failure::GrpcError;
 use crate::cluster::region::RegionId;
@@ -22,7 +23,7 @@ impl Pd {
         request: GetRegionRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        let found = self.containing(&request.region_key);
+        let found = self.view(member).containing(&request.region_key);
         Ok(self.region_reply(member, found, request.need_buckets))
     }
 
@@ -34,7 +35,7 @@ impl Pd {
         request: GetRegionRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        let found = self.before(&request.region_key);
+        let found = self.view(member).before(&request.region_key);
         Ok(self.region_reply(member, found, request.need_buckets))
     }
 
@@ -46,20 +47,29 @@ impl Pd {
         request: GetRegionByIdRequest,
     ) -> Result<GetRegionResponse, GrpcError> {
         self.check_lookup(member, follower_allowed, request.header.as_ref())?;
-        let found = self.by_id.get(&request.region_id);
+        let found = self.view(member).get(request.region_id);
         Ok(self.region_reply(member, found, request.need_buckets))
     }
 
-    fn before(&self, key: &Bytes) -> Option<&KnownRegion> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let start = &self.containing(key)?.meta.start_key;
-        let (_, id) = self
-            .by_start
-            .range::<Bytes, _>((Unbounded, Excluded(start)))
-            .next_back()?;
-        self.by_id
-            .get(id)
-            .filter(|known| known.meta.end_key == *start)
+    /// The regions as a member knows them.
+    fn view(&self, member: usize) -> &KnownRegions {
+        let own = self.followers_know.as_ref();
+        own.filter(|_| self.leader != Some(member))
+            .unwrap_or(&self.regions)
+    }
+
+    /// Has the members that do not lead know the regions as they are known now, or as they are.
+    pub fn hold_followers(&mut self, on: bool) {
+        match on {
+            true if self.followers_know.is_some() => {}
+            true => self.followers_know = Some(self.regions.clone()),
+            false => self.followers_know = None,
+        }
+    }
+
+    /// The region PD believes holds an encoded key.
+    pub fn containing(&self, encoded: &[u8]) -> Option<&KnownRegion> {
+        self.regions.containing(encoded)
     }
 
     fn follower_not_ready(&self, member: usize) -> bool {
@@ -126,6 +136,7 @@ impl Pd {
             .filter(|&n| n > 0)
             .unwrap_or(usize::MAX);
         let found: Vec<&KnownRegion> = self
+            .view(member)
             .in_range(&request.start_key, &request.end_key)
             .take(limit)
             .collect();
@@ -135,22 +146,6 @@ impl Pd {
             leaders: found.iter().map(|known| leader_or_empty(known)).collect(),
             regions: found.iter().map(|known| described(known)).collect(),
         })
-    }
-
-    /// From the region that holds `start`, or the next one, up to `end`.
-    fn in_range<'a>(
-        &'a self,
-        start: &'a Bytes,
-        end: &'a Bytes,
-    ) -> impl Iterator<Item = &'a KnownRegion> {
-        let first = self
-            .containing(start)
-            .filter(|known| known.meta.start_key < *start);
-        first
-            .into_iter()
-            .chain(self.from(start))
-            .take_while(move |known| end.is_empty() || known.meta.start_key < *end)
-            .filter(move |_| end.is_empty() || start < end)
     }
 
     /// Regions of several ranges in order, each region once.
@@ -188,13 +183,14 @@ impl Pd {
             .ok()
             .filter(|&n| n > 0)
             .unwrap_or(usize::MAX);
+        let view = self.view(member);
         let mut regions: Vec<pdpb::Region> = Vec::new();
         let mut last: Option<RegionId> = None;
         for range in &request.ranges {
             // Every range is looked through by itself; what is too much is cut off at its end.
             let mut covered = range.start_key.clone();
             let mut scanned = 0;
-            for known in self.in_range(&range.start_key, &range.end_key).take(limit) {
+            for known in view.in_range(&range.start_key, &range.end_key).take(limit) {
                 scanned += 1;
                 // Below the first region nothing is missing if the range has no start.
                 let hole = !covered.is_empty() && known.meta.start_key > covered;
@@ -259,16 +255,17 @@ impl Pd {
             response.header = self.error_header(ErrorType::RegionNotFound, "region not found");
             return Ok(response);
         }
+        let view = self.view(member);
         let id_of = |known: Option<&KnownRegion>| known.map_or(0, |known| known.meta.id);
         response.key_id_map = request
             .keys
             .iter()
-            .map(|key| id_of(self.containing(key)))
+            .map(|key| id_of(view.containing(key)))
             .collect();
         response.prev_key_id_map = request
             .prev_keys
             .iter()
-            .map(|key| id_of(self.before(key)))
+            .map(|key| id_of(view.before(key)))
             .collect();
         let asked = response
             .key_id_map
@@ -277,7 +274,7 @@ impl Pd {
             .chain(&request.ids)
             .filter(|id| **id != 0);
         for &id in asked.collect::<Vec<_>>() {
-            let found = self.by_id.get(&id).map(|known| pdpb::RegionResponse {
+            let found = view.get(id).map(|known| pdpb::RegionResponse {
                 region: Some(Box::new(known.meta.clone())),
                 leader: known.leader,
                 down_peers: down_peers(known),

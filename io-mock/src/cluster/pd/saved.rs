@@ -32,7 +32,7 @@ impl Pd {
                 primary: service.primary.map(|server| server as u64),
             }),
             tso_changes: self.tso_changes,
-            regions: self.by_id.values().map(save_region).collect(),
+            regions: self.regions.iter().map(save_region).collect(),
             gc: save_gc(&self.gc),
             global_barriers: save_barriers(&self.gc.global),
             keyspaces: self.keyspaces().map(|(_, meta)| meta.clone()).collect(),
@@ -112,9 +112,7 @@ impl Pd {
                 pending: region.pending,
                 buckets: region.buckets,
             };
-            let start = known.meta.start_key.clone();
-            pd.by_start.insert(start, known.meta.id);
-            pd.by_id.insert(known.meta.id, known);
+            pd.regions.insert(known);
         }
         Some(pd)
     }

@@ -447,3 +447,34 @@ fn too_many_requests_are_refused_but_not_who_the_members_are() {
     assert_eq!(refused.code, GrpcCode::ResourceExhausted);
     assert_eq!(ask(Command::GetRegion(get)), Ok(()));
 }
+
+#[test]
+fn a_follower_may_know_regions_as_they_were() {
+    let mut b = Bench::with(Config {
+        pd_members: 2,
+        ..Config::default()
+    });
+    let id = b.to(b"k").0.expect("a context").region_id;
+    b.cluster.pd_mut().hold_followers(true);
+    b.cluster.split(NOW, id, &[bound("g")]);
+    let start_of = |b: &Bench, member| {
+        let request = GetRegionRequest {
+            header: header(),
+            region_key: bound("k"),
+            need_buckets: false,
+        };
+        let answer = b.cluster.pd().get_region(member, true, request);
+        answer
+            .expect("an answer")
+            .region
+            .expect("a region")
+            .start_key
+    };
+    assert_eq!((start_of(&b, 0), start_of(&b, 1)), (bound("g"), bound("")));
+    assert_eq!(batch_scan(&b, 1, &[("a", "z")], 0, true).regions.len(), 1);
+    // Who leads has heard everything.
+    b.cluster.pd_mut().set_leader(NOW, Some(1));
+    assert_eq!((start_of(&b, 0), start_of(&b, 1)), (bound(""), bound("g")));
+    b.cluster.pd_mut().hold_followers(false);
+    assert_eq!(start_of(&b, 0), bound("g"));
+}

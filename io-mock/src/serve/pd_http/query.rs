@@ -1,5 +1,7 @@
 //! What stands behind the question mark, and what is escaped before it.
 
+use bytes::Bytes;
+
 /// The arguments of a request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Query(Vec<(String, Vec<u8>)>);
@@ -35,16 +37,18 @@ impl Query {
     }
 
     /// A key: bytes, or hexadecimal digits where the request says so.
-    pub(super) fn key(&self, name: &str) -> Result<Vec<u8>, String> {
+    pub(super) fn key(&self, name: &str) -> Result<Bytes, String> {
         let bytes = self.bytes(name).unwrap_or_default();
         self.key_of(bytes)
     }
 
     /// The same for a key that stands elsewhere.
-    pub(super) fn key_of(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) fn key_of(&self, bytes: &[u8]) -> Result<Bytes, String> {
         match self.text("format") {
-            "hex" => hex(bytes).ok_or_else(|| "encoding/hex: invalid byte".to_owned()),
-            _ => Ok(bytes.to_vec()),
+            "hex" => hex(bytes)
+                .map(Bytes::from)
+                .ok_or_else(|| "encoding/hex: invalid byte".to_owned()),
+            _ => Ok(Bytes::copy_from_slice(bytes)),
         }
     }
 }
@@ -110,7 +114,7 @@ mod tests {
         assert_eq!(query.bytes("end_key"), Some(&[][..]));
         assert_eq!(query.bytes("count"), Some(&[][..]));
         assert_eq!(query.bytes("other"), None);
-        assert_eq!(query.key_of(b"00Ff"), Ok(vec![0, 0xff]));
+        assert_eq!(query.key_of(b"00Ff"), Ok(Bytes::from_static(&[0, 0xff])));
         assert!(query.key_of(b"0").is_err() && query.key_of(b"0x").is_err());
         assert_eq!(to_hex(&[0, 0xff]), "00FF");
     }

@@ -1,5 +1,6 @@
 //! Regions, as PD believes them to be.
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use tikv_proto::metapb::{Peer, PeerRole};
@@ -19,11 +20,12 @@ pub(super) fn answer(asked: Asked<'_>) -> Option<Answer> {
     if asked.method != Method::GET {
         return None;
     }
-    let pd = asked.cluster.pd();
+    let known = asked.cluster.pd().known_regions();
+    let all = Bytes::new();
     match &asked.path[1..] {
         ["region", "id", id] => match id.parse::<u64>() {
             Err(_) | Ok(0) => bad("the id is no number of a region"),
-            Ok(id) => match pd.known_region(id) {
+            Ok(id) => match known.get(id) {
                 Some(found) => ok(region(found)),
                 None => {
                     let why = format!("[PD:api:ErrRegionNotFound]region {id} not found");
@@ -34,9 +36,9 @@ pub(super) fn answer(asked: Asked<'_>) -> Option<Answer> {
         ["region", "key", key] => match asked.query.key_of(&unescape(key)) {
             Err(why) => bad(why),
             // PD tells of a region without anything if there is none.
-            Ok(key) => ok(pd.containing(&key).map_or_else(nobody, region)),
+            Ok(key) => ok(known.containing(&key).map_or_else(nobody, region)),
         },
-        ["regions"] => ok(list(pd.scan(&[], &[]))),
+        ["regions"] => ok(list(known.in_range(&all, &all))),
         ["regions", "key"] => {
             let keys = (asked.query.key("key"), asked.query.key("end_key"));
             let limit = match asked.query.text("limit") {
@@ -44,21 +46,21 @@ pub(super) fn answer(asked: Asked<'_>) -> Option<Answer> {
                 text => text.parse(),
             };
             match (keys, limit) {
-                ((Ok(start), Ok(end)), Ok(limit)) => {
-                    ok(list(pd.scan(&start, &end).take(limit.min(SCAN_LIMIT_MAX))))
-                }
+                ((Ok(start), Ok(end)), Ok(limit)) => ok(list(
+                    known.in_range(&start, &end).take(limit.min(SCAN_LIMIT_MAX)),
+                )),
                 ((Err(why), _) | (_, Err(why)), _) => bad(why),
                 (_, Err(why)) => bad(why),
             }
         }
         ["regions", "count"] => {
-            let count = pd.scan(&[], &[]).count();
+            let count = known.iter().count();
             ok(json!({ "count": count, "regions": null }))
         }
         ["regions", "store", id] => match id.parse::<u64>() {
             Err(why) => bad(why),
             Ok(store) => {
-                let all = pd.scan(&[], &[]);
+                let all = known.in_range(&all, &all);
                 ok(list(all.filter(|known| {
                     known.meta.peers.iter().any(|peer| peer.store_id == store)
                 })))
@@ -69,7 +71,7 @@ pub(super) fn answer(asked: Asked<'_>) -> Option<Answer> {
             match (query.key("start_key"), query.key("end_key")) {
                 (Ok(start), Ok(end)) => {
                     let counted = query.bytes("count").is_some();
-                    ok(stats(pd.scan(&start, &end), counted))
+                    ok(stats(known.in_range(&start, &end), counted))
                 }
                 (Err(why), _) | (_, Err(why)) => bad(why),
             }
