@@ -111,6 +111,8 @@ fn look_at(
                 .then(|| context(&other).map(|context| context.region_id))
                 .flatten();
             let again = region.map(|region| (region, other.clone()));
+            // Who asked the cluster itself before may have left word of it.
+            cluster.take_stalled();
             let answer = answer(cluster, now_ms, store, other)?;
             let stalled = cluster.take_stalled();
             Ok(match again.filter(|_| stalled) {

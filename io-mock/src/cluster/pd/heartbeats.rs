@@ -63,7 +63,7 @@ impl Pd {
         if let Some(known) = self.regions.get_mut(region.meta.id)
             && known.buckets.as_ref().map_or(0, |known| known.version) < buckets.version
         {
-            known.buckets = Some(reported(region.meta.id, buckets));
+            known.buckets = Some(Box::new(reported(region.meta.id, buckets)));
         }
     }
 }

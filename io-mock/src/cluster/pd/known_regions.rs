@@ -23,7 +23,7 @@ pub struct KnownRegion {
     /// Peers that have to get a copy before they can follow.
     pub pending: Vec<metapb::Peer>,
     /// Where it may be cut, as a leader has reported it.
-    pub buckets: Option<metapb::Buckets>,
+    pub buckets: Option<Box<metapb::Buckets>>,
 }
 
 /// The regions that PD knows, or one of its members.

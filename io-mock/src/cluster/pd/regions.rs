@@ -113,7 +113,7 @@ impl Pd {
         needed: bool,
     ) -> Option<Box<metapb::Buckets>> {
         let tells = needed && self.leader == Some(member);
-        known.buckets.clone().filter(|_| tells).map(Box::new)
+        known.buckets.clone().filter(|_| tells)
     }
 
     /// Regions of a range in order.

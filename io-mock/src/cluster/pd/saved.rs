@@ -110,7 +110,7 @@ impl Pd {
                 term: region.term,
                 down: region.down,
                 pending: region.pending,
-                buckets: region.buckets,
+                buckets: region.buckets.map(Box::new),
             };
             pd.regions.insert(known);
         }
@@ -130,7 +130,7 @@ fn save_region(known: &KnownRegion) -> wire::KnownRegion {
         term: known.term,
         down: known.down.clone(),
         pending: known.pending.clone(),
-        buckets: known.buckets.clone(),
+        buckets: known.buckets.as_deref().cloned(),
     }
 }
 

@@ -234,6 +234,10 @@ fn a_stuck_peer_lets_a_read_wait() {
     let request = read(&b, 0);
     let refused = b.cluster.kv_get(NOW, 2, request).region_error;
     assert!(refused.is_some_and(|error| error.server_is_busy.is_some()));
+    // That is nobody else's business.
+    let plain = get(b.known_on(1, b"k"), b"k", 50);
+    let begun = dispatch::begin(&mut b.cluster, NOW, 1, plain.into());
+    assert!(matches!(begun, Ok(Answer::Now(_))), "{begun:?}");
     b.write(b"k", b"newest", 25, 26);
     b.cluster.catch_up(2);
     assert_eq!(b.cluster.next_wake_ms(), Some(0));
