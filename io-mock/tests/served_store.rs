@@ -14,6 +14,7 @@ use tikv_proto::tikvpb::tikv_client::TikvClient;
 use tikv_proto::tikvpb::{
     BatchCommandsEmptyRequest, BatchCommandsRequest, BatchCommandsResponse, batch_commands_request,
 };
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Request, Streaming};
 
@@ -287,4 +288,35 @@ impl Drop for Directory {
         // It may not be there.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+#[tokio::test]
+async fn requests_may_come_compressed_and_may_be_large() {
+    let cluster = serve().await;
+    let client = connect(&cluster, 1).await;
+    let mut client = client
+        .send_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(usize::MAX);
+    // More than a client allows by default, and less than a store refuses.
+    let value = vec![7; 5 << 20];
+    for key in ["a", "b"] {
+        let request = kvrpcpb::RawPutRequest {
+            value: value.clone().into(),
+            ..put(&cluster, key)
+        };
+        let answer = client.raw_put(request).await.unwrap().into_inner();
+        assert_eq!(answer.error, "");
+    }
+    let frames = ["a", "b"].map(|key| (1, Some(Cmd::RawGet(get(&cluster, key)))));
+    let mut answers = stream(&mut client, vec![frame(frames)], true).await;
+    let mut found = 0;
+    while let Some(frame) = answers.message().await.unwrap() {
+        for response in frame.responses {
+            let Some(Answer::RawGet(answer)) = response.cmd else {
+                panic!("another answer");
+            };
+            found += usize::from(answer.value == value);
+        }
+    }
+    assert_eq!(found, 2);
 }

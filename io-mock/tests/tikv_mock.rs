@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tikv_io_mock::cluster::key;
 use tikv_proto::keyspacepb::keyspace_client::KeyspaceClient;
-use tikv_proto::keyspacepb::{LoadKeyspaceRequest, keyspace_meta};
+use tikv_proto::keyspacepb::{LoadKeyspaceRequest, WatchKeyspacesRequest, keyspace_meta};
 use tikv_proto::kvrpcpb::{self, ApiVersion, Context};
 use tikv_proto::pdpb::pd_client::PdClient;
 use tikv_proto::pdpb::{self, RequestHeader};
@@ -208,4 +209,27 @@ impl Drop for File {
         // It may not be there.
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+#[tokio::test]
+async fn it_ends_while_clients_are_still_connected() {
+    let mock = Mock::start(&["--stores", "1"]);
+    let channel = mock.channel().await;
+    // A stream of timestamps, one of changes, and nobody who ends them.
+    let request = pdpb::TsoRequest {
+        header: header(),
+        count: 1,
+        ..Default::default()
+    };
+    let requests = stream::iter([request]).chain(stream::pending());
+    let mut timestamps = PdClient::new(channel.clone()).tso(requests).await.unwrap();
+    assert!(timestamps.get_mut().message().await.unwrap().is_some());
+    let request = WatchKeyspacesRequest { header: header() };
+    let mut keyspaces = KeyspaceClient::new(channel);
+    let mut changes = keyspaces.watch_keyspaces(request).await.unwrap();
+    assert!(changes.get_mut().message().await.unwrap().is_some());
+
+    assert!(mock.interrupt());
+    assert!(timestamps.get_mut().message().await.is_err());
+    assert!(changes.get_mut().message().await.is_err());
 }

@@ -10,6 +10,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use hyper::body::Incoming;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -97,8 +98,11 @@ pub(super) fn unreadable(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("unreadable request: {error}"))
 }
 
+/// What takes calls apart. As at TiKV, requests may come compressed, and answers do not.
 fn server() -> Grpc<RawCodec> {
     Grpc::new(RawCodec)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(usize::MAX)
         .max_encoding_message_size(usize::MAX)
 }
