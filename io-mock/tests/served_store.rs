@@ -320,3 +320,29 @@ async fn requests_may_come_compressed_and_may_be_large() {
     }
     assert_eq!(found, 2);
 }
+
+#[tokio::test]
+async fn who_asks_for_a_stores_health_is_told_in_the_frame_too() {
+    let cluster = serve().await;
+    let mut client = connect(&cluster, 1).await;
+    let ask = || Some(Cmd::GetHealthFeedback(Default::default()));
+    let frames = [
+        frame([(1, ask()), (2, ask()), (3, None)]),
+        frame([(4, ask())]),
+    ];
+    let mut answers = stream(&mut client, frames.to_vec(), true).await;
+    let mut last = 0;
+    let mut asked = 0;
+    while let Some(frame) = answers.message().await.unwrap() {
+        let told = frame.health_feedback.expect("somebody has asked");
+        assert!(told.feedback_seq_no > last, "each frame is newer");
+        last = told.feedback_seq_no;
+        for response in frame.responses {
+            if let Some(Answer::GetHealthFeedback(answer)) = response.cmd {
+                assert_eq!(answer.health_feedback, Some(told));
+                asked += 1;
+            }
+        }
+    }
+    assert_eq!(asked, 3);
+}

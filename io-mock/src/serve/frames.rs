@@ -15,6 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 use prost::Message;
 use tikv_core::rpc::frame::{self, HealthFeedback, Item, SplitFrame};
 use tikv_core::wire::{Command, Response};
+use tikv_proto::kvrpcpb;
 use tikv_proto::tikvpb::{BatchCommandsEmptyRequest, BatchCommandsEmptyResponse};
 use tonic::{Status, Streaming};
 
@@ -30,6 +31,8 @@ const ANSWERS_MAX: usize = 128;
 const FEEDBACK_EVERY_MS: u64 = 1_000;
 /// The field of a request that only asks for an answer.
 const EMPTY: u32 = 255;
+/// The field of a request for the store's health.
+const HEALTH: u32 = 39;
 /// Shorter delays of such a request are not worth a timer.
 const EMPTY_DELAY_MIN: Duration = Duration::from_millis(10);
 
@@ -64,9 +67,14 @@ impl Feedback {
     fn falls_due(&mut self, now_ms: u64) -> bool {
         let due = now_ms >= self.next_ms;
         if due {
-            self.next_ms = now_ms + FEEDBACK_EVERY_MS;
+            self.told(now_ms);
         }
         due
+    }
+
+    /// It has told, whether or not it was time.
+    fn told(&mut self, now_ms: u64) {
+        self.next_ms = now_ms + FEEDBACK_EVERY_MS;
     }
 }
 
@@ -143,12 +151,18 @@ impl Frames {
     /// Puts a frame together from what is ready.
     fn frame(&mut self) -> Bytes {
         let rest = self.ready.split_off(self.ready.len().min(ANSWERS_MAX));
-        let answers = std::mem::replace(&mut self.ready, rest);
+        let mut answers = std::mem::replace(&mut self.ready, rest);
         let world = &self.server.world;
-        let is_due = self.feedback.falls_due(world.now_ms());
-        let feedback = is_due
-            .then(|| world.with(|cluster, _| cluster.next_health_feedback(self.server.id)))
-            .flatten();
+        let asked = health_told(&mut answers);
+        if asked.is_some() {
+            self.feedback.told(world.now_ms());
+        }
+        let feedback = asked.or_else(|| {
+            let is_due = self.feedback.falls_due(world.now_ms());
+            is_due
+                .then(|| world.with(|cluster, _| cluster.next_health_feedback(self.server.id)))
+                .flatten()
+        });
         let Some(feedback) = feedback else {
             return frame::build_response(&answers);
         };
@@ -164,6 +178,16 @@ impl Frames {
         });
         frame.encode()
     }
+}
+
+/// What a frame tells of the store's health because a request in it has asked. All that have asked
+/// are told the same.
+fn health_told(answers: &mut [Answer]) -> Option<kvrpcpb::HealthFeedback> {
+    let mut asked = answers.iter_mut().filter(|(_, arm, _)| *arm == HEALTH);
+    let (_, _, first) = asked.next()?;
+    let told = kvrpcpb::GetHealthFeedbackResponse::decode(first.clone()).ok()?;
+    asked.for_each(|(_, _, other)| *other = first.clone());
+    told.health_feedback
 }
 
 /// Answers a request that waits for a lock, in a frame that others need not wait for.
