@@ -3,8 +3,6 @@
 //!
 //! What is answered one by one is a table; a stream of watches is [beside it](super::etcd_watch).
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use hyper::body::Incoming;
 use prost::Message;
@@ -20,6 +18,7 @@ use crate::cluster::failure::GrpcError;
 /// What the paths of etcd's services begin with.
 const SERVICES: &str = "/etcdserverpb.";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
+const LEASE: &str = "/etcdserverpb.Lease/";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 /// Whether a call is one of etcd's.
@@ -53,22 +52,10 @@ pub(super) async fn call(
 
 async fn served(server: &PdServer, path: &str, body: Bytes) -> Result<Bytes, Status> {
     let answer = server.with(|at| answer(at, path, body), false).await;
-    end_leases_in_time(server);
+    if path.starts_with(LEASE) {
+        server.world.end_leases_in_time();
+    }
     answer
-}
-
-/// Has leases end when their time is over, whether or not anybody asks then.
-pub(super) fn end_leases_in_time(server: &PdServer) {
-    let world = &server.world;
-    let Some(wait_ms) = world.with(|cluster, now_ms| {
-        let end_ms = cluster.pd().etcd_next_end_ms()?;
-        Some(end_ms.saturating_sub(now_ms))
-    }) else {
-        return;
-    };
-    world.later(Duration::from_millis(wait_ms), |cluster, now_ms| {
-        cluster.pd_mut().etcd_end_leases(now_ms);
-    });
 }
 
 macro_rules! calls {
@@ -121,6 +108,7 @@ mod tests {
     use super::super::testing::Client;
     use super::*;
     use crate::cluster::pd::etcd::messages::*;
+    use crate::cluster::{Cluster, Config};
     use crate::serve::ServedCluster;
 
     async fn put(client: &mut Client, key: &'static str, value: &'static str, lease: i64) {
@@ -185,6 +173,47 @@ mod tests {
         let path = "/pdpb.PD/AdvanceTxnSafePoint";
         let _: AdvanceTxnSafePointResponse = leader.unary(path, &advance).await.unwrap();
         assert_eq!(&told().await.events[0].kv.as_ref().unwrap().value[..], b"9");
+    }
+
+    #[tokio::test]
+    async fn leases_of_a_saved_cluster_end_by_themselves() {
+        let mut cluster = Cluster::new(Config::default(), 0);
+        let pd = cluster.pd_mut();
+        let grant = LeaseGrantRequest { ttl: 10, id: 7 };
+        pd.etcd_lease_grant(0, 0, grant).unwrap();
+        let request = PutRequest {
+            key: "a".into(),
+            lease: 7,
+            ..PutRequest::default()
+        };
+        pd.etcd_put(0, 0, request).unwrap();
+        let cluster = Cluster::load(&cluster.save()).unwrap();
+        assert!(cluster.pd().etcd_has_leases());
+
+        // Its time was over long ago, but nobody asks for it.
+        let cluster = ServedCluster::builder().from_cluster(cluster);
+        let cluster = cluster.start().await.unwrap();
+        let mut client = Client::connect(cluster.pd_address()).await;
+        let wish = WatchCreate {
+            key: "a".into(),
+            start_revision: 3,
+            ..WatchCreate::default()
+        };
+        let request = WatchRequest {
+            wish: Some(WatchWish::Create(wish)),
+        };
+        let requests = stream::iter([Bytes::from(request.encode_to_vec())]);
+        let requests = requests.chain(stream::pending());
+        let mut watch = client.streams(WATCH, requests).await.unwrap();
+        let event = loop {
+            let message = watch.message().await.unwrap().unwrap();
+            let told = WatchResponse::decode(message).unwrap();
+            if let Some(event) = told.events.into_iter().next() {
+                break event;
+            }
+        };
+        assert_eq!(event.r#type(), EventType::Delete);
+        assert!(!cluster.with(|cluster, _| cluster.pd().etcd_has_leases()));
     }
 
     #[tokio::test]

@@ -8,7 +8,6 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::etcd;
 use super::grpc::{self, Messages};
 use super::pd::PdServer;
 use crate::cluster::pd::etcd::messages::{WatchCreate, WatchRequest, WatchResponse, WatchWish};
@@ -83,7 +82,7 @@ impl Watches {
 
     fn begin(&mut self, wish: &WatchCreate) {
         // Who watches wants to hear when a lease ends that others have left.
-        etcd::end_leases_in_time(&self.server);
+        self.server.world.end_leases_in_time();
         let taken = self.watchers.contains_key(&wish.watch_id);
         if wish.watch_id != 0 && taken {
             let mut told = self.about(-1);

@@ -1,6 +1,7 @@
 //! The one cluster behind all servers, the time it lives in, and word of its changes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +17,8 @@ use crate::cluster::Cluster;
 use crate::cluster::region::RegionId;
 use crate::node::Node;
 
+/// How often leases are looked at, as in etcd.
+const LEASES_EVERY: Duration = Duration::from_millis(500);
 /// Of so many regions it is worked out under one lock up to where they are complete.
 const REGIONS_AT_ONCE: usize = 1_024;
 
@@ -28,6 +31,8 @@ pub(super) struct World {
     /// Tells watchers that there is something to look at.
     changed: watch::Sender<()>,
     impairments: Mutex<BTreeMap<Node, Arc<Impairment>>>,
+    /// Somebody looks at leases until there are none.
+    looks_at_leases: AtomicBool,
     /// Where timers run.
     runtime: Handle,
     /// Timers do not keep it.
@@ -61,6 +66,7 @@ impl World {
             epoch_ms,
             start: Instant::now(),
             impairments: Mutex::default(),
+            looks_at_leases: AtomicBool::new(false),
             runtime: Handle::current(),
             this: this.clone(),
         })
@@ -110,17 +116,27 @@ impl World {
         });
     }
 
-    /// Has something done to the cluster after a while, if there still is one.
-    pub(super) fn later(
-        &self,
-        wait: Duration,
-        change: impl FnOnce(&mut Cluster, u64) + Send + 'static,
-    ) {
+    /// Has the leases of etcd end when their time is over, whether or not anybody asks then. To be
+    /// called when there may be one.
+    pub(super) fn end_leases_in_time(&self) {
+        if self.looks_at_leases.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let this = self.this.clone();
         self.runtime.spawn(async move {
-            tokio::time::sleep(wait).await;
-            if let Some(world) = this.upgrade() {
-                world.with(change);
+            while let Some(world) = this.upgrade() {
+                let is_over = world.with(|cluster, now_ms| {
+                    cluster.pd_mut().etcd_end_leases(now_ms);
+                    let is_over = !cluster.pd().etcd_has_leases();
+                    // Under the lock: who grants one from now on begins anew.
+                    world.looks_at_leases.store(!is_over, Ordering::Release);
+                    is_over
+                });
+                if is_over {
+                    return;
+                }
+                drop(world);
+                tokio::time::sleep(LEASES_EVERY).await;
             }
         });
     }

@@ -151,10 +151,9 @@ impl Pd {
         })
     }
 
-    /// When the next lease ends if nobody renews it.
-    pub(crate) fn etcd_next_end_ms(&self) -> Option<u64> {
-        let leases = self.meta.leases.by_id.values();
-        leases.map(|lease| lease.ends_at_ms).min()
+    /// Whether there is a lease.
+    pub(crate) fn etcd_has_leases(&self) -> bool {
+        !self.meta.leases.by_id.is_empty()
     }
 
     /// Ends the leases whose time is over.
