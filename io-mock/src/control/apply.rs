@@ -196,6 +196,7 @@ impl ServedCluster {
                 let pd = cluster.pd_mut();
                 let target = safe_point.unwrap_or_else(|| pd.next_tso(now_ms));
                 let moved = pd.advance_safe_points(now_ms, target);
+                pd.etcd_tell_safe_points();
                 moved.map(Outcome::SafePoint).map_err(Refused::Forbidden)
             })?,
             Verb::CollectGarbage {} => {

@@ -24,6 +24,8 @@ use crate::node::Node;
 
 /// With the value `true`, a member that does not lead may answer look-ups of regions.
 const ALLOW_FOLLOWER: &str = "pd-allow-follower-handle";
+/// What stands in the names of the calls that move safe points.
+const SAFE_POINT: &str = "SafePoint";
 /// The URL of the member that a request is meant for, if not this one.
 const FORWARDED_HOST: &str = "pd-forwarded-host";
 
@@ -107,26 +109,17 @@ impl PdServer {
         body: Bytes,
     ) -> Result<Bytes, Status> {
         if let Some(call) = pd_calls::find(path) {
-            let answer = |at: pd_calls::At<'_>| {
-                let pd_calls::At {
-                    cluster,
-                    now_ms,
-                    member,
-                    follower_allowed,
-                } = at;
-                cluster.pd_mut().check_rate().map_err(grpc::status)?;
-                let at = pd_calls::At {
-                    cluster: &mut *cluster,
-                    now_ms,
-                    member,
-                    follower_allowed,
-                };
-                let answer = call(at, body);
-                // Who watches etcd hears of safe points that have moved.
-                cluster.pd_mut().etcd_tell_safe_points();
-                answer
+            let call = |at: pd_calls::At<'_>| {
+                at.cluster.pd_mut().check_rate().map_err(grpc::status)?;
+                call(at, body)
             };
-            return self.with(answer, follower_allowed).await;
+            let answer = self.with(call, follower_allowed).await;
+            if path.contains(SAFE_POINT) {
+                // Who watches etcd hears of it.
+                let tell = |cluster: &mut Cluster, _| cluster.pd_mut().etcd_tell_safe_points();
+                self.world.with(tell);
+            }
+            return answer;
         }
         let known = path.starts_with("/pdpb.PD/");
         let command = known.then(|| Command::decode_request(path, body)).flatten();

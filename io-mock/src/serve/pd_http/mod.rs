@@ -60,17 +60,16 @@ pub(super) async fn answer(server: &PdServer, request: Request<Incoming>) -> Res
             _ => return nothing(StatusCode::NOT_FOUND),
         },
     };
+    let query = Query::of(&head.uri);
     let answer = server.world.with(|cluster, now_ms| {
-        let answer = found(Asked {
-            cluster: &mut *cluster,
+        found(Asked {
+            cluster,
             now_ms,
             method: head.method,
             path,
-            query: Query::of(&head.uri),
+            query,
             body: body.to_bytes(),
-        });
-        cluster.pd_mut().etcd_tell_safe_points();
-        answer
+        })
     });
     match answer {
         Some((status, value)) => {
