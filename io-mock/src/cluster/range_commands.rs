@@ -250,6 +250,9 @@ impl Cluster {
             let Some(store) = self.stores.get_mut(&store) else {
                 continue;
             };
+            if status.rolled_back {
+                store.committed.insert_rolled_back(now_ms, status.start_ts);
+            }
             if status.is_completed {
                 store.large_txns.remove(&status.start_ts);
             } else {

@@ -3,6 +3,7 @@
 //!
 //! A restart loses all of it except the place and the state of the disk.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tikv_proto::metapb;
@@ -109,7 +110,8 @@ const COMMITTED_KEPT_MS: u64 = 30_000;
 /// Commit versions of finished transactions, for telling a late prewrite from a first one.
 #[derive(Clone, Debug, Default)]
 pub struct CommittedCache {
-    by_start: BTreeMap<u64, u64>,
+    /// `None` if the transaction was rolled back.
+    by_start: BTreeMap<u64, Option<u64>>,
     /// When each was remembered, and its start version.
     by_age: BTreeSet<(u64, u64)>,
 }
@@ -117,7 +119,7 @@ pub struct CommittedCache {
 impl CommittedCache {
     /// Where a transaction committed.
     pub fn get(&self, start_ts: u64) -> Option<u64> {
-        self.by_start.get(&start_ts).copied()
+        self.by_start.get(&start_ts).copied().flatten()
     }
 
     /// What is remembered, the oldest first: start version, commit version, and since when.
@@ -128,10 +130,21 @@ impl CommittedCache {
         })
     }
 
-    /// Remembers a commit, and forgets those that have had their time. Being told again does not
-    /// make a memory younger.
+    /// Remembers a commit.
     pub fn insert(&mut self, now_ms: u64, start_ts: u64, commit_ts: u64) {
-        if self.by_start.insert(start_ts, commit_ts).is_none() {
+        self.remember(now_ms, start_ts, Some(commit_ts));
+    }
+
+    /// Remembers a rollback; the store then takes no commit of the transaction for true.
+    pub fn insert_rolled_back(&mut self, now_ms: u64, start_ts: u64) {
+        self.remember(now_ms, start_ts, None);
+    }
+
+    /// What is said first is what counts, and being told again does not make a memory younger.
+    /// Those that have had their time are forgotten.
+    fn remember(&mut self, now_ms: u64, start_ts: u64, commit_ts: Option<u64>) {
+        if let Entry::Vacant(place) = self.by_start.entry(start_ts) {
+            place.insert(commit_ts);
             self.by_age.insert((now_ms, start_ts));
         }
         while let Some(&(since_ms, oldest)) = self.by_age.first()

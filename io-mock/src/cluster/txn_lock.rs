@@ -167,6 +167,8 @@ fn lock_all(
     resumed: bool,
 ) -> Result<Outcome, MvccError> {
     let mut granted = Vec::with_capacity(wanted.len());
+    // Shared locks are always stored, and so are those that are asked for beside them.
+    work.changes.stores_locks = wanted.iter().any(|want| want.shared);
     for want in wanted {
         match acquire(work, lock, &want.key, want.should_not_exist, want.shared) {
             Ok(one) => granted.push(one),

@@ -185,6 +185,7 @@ impl Cluster {
     /// Applies changes to one region.
     pub(super) fn apply(&mut self, now_ms: u64, region_id: RegionId, changes: Changes) {
         let in_memory = self.config.in_memory_pessimistic_locks
+            && !changes.stores_locks
             && changes
                 .list
                 .iter()
@@ -202,11 +203,10 @@ impl Cluster {
                     region.memory_locks.insert(key, lock);
                     continue;
                 }
-                Change::PutLock(ref key, _)
-                | Change::PutPessimisticLock(ref key, _)
-                | Change::DeleteLock(ref key) => {
+                Change::PutLock(ref key, _) | Change::DeleteLock(ref key) => {
                     region.memory_locks.remove(key);
                 }
+
                 Change::PutWrite(ref key, commit_ts, ref record) if self.config.keep_truth => {
                     self.truth.push(AppliedWrite {
                         at_ms: now_ms,
@@ -215,7 +215,10 @@ impl Cluster {
                         record: record.clone(),
                     });
                 }
-                Change::PutWrite(..)
+                // A lock that is in memory stays there and hides the one that is stored now: the
+                // server looks for those to remove among other changes.
+                Change::PutPessimisticLock(..)
+                | Change::PutWrite(..)
                 | Change::DeleteWrite(..)
                 | Change::PutValue(..)
                 | Change::DeleteValue(..) => {}

@@ -35,6 +35,8 @@ pub struct Changes {
     pub released: Vec<Released>,
     /// Locks whose commit version has been computed: readers must see them before they are applied.
     pub published: Vec<(Key, Lock)>,
+    /// Pessimistic locks are stored, though the leader may have room for them in its memory.
+    pub stores_locks: bool,
 }
 
 impl Changes {
@@ -114,6 +116,7 @@ impl Changes {
         self.list.clear();
         self.released.clear();
         self.published.clear();
+        self.stores_locks = false;
     }
 }
 

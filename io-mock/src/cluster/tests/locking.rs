@@ -288,3 +288,22 @@ fn test_memory_locks_follow_the_leader() {
         None
     );
 }
+
+#[test]
+fn a_lock_in_memory_hides_one_that_is_stored_later() {
+    let mut b = Bench::new();
+    b.must_lock(b"a", b"a", 5, 5);
+    // Beside a shared lock everything is stored, and what is in memory is not looked for.
+    let request = PessimisticLockRequest {
+        mutations: vec![
+            mutation(Op::PessimisticLock, b"a", b""),
+            mutation(Op::SharedPessimisticLock, b"b", b""),
+        ],
+        ..Default::default()
+    };
+    let response = b.lock_one(request, b"a", b"a", 5, 9);
+    assert_eq!((response.region_error, response.errors), (None, vec![]));
+    b.must_pessimistic_locked(b"a", 5, 5);
+    b.pessimistic_rollback(b"a", 5, 9);
+    b.must_unlocked(b"a");
+}

@@ -128,3 +128,28 @@ fn test_normal_to_large_txn_transition() {
     tell(&mut b, NOW, 1, 10, 0);
     assert_eq!(held_back_at(&mut b), 19);
 }
+
+#[test]
+fn a_transaction_that_was_called_rolled_back_is_not_known_as_committed() {
+    let mut b = Bench::new();
+    let tell = |b: &mut Bench, rolled_back, commit_ts| {
+        let (context, store) = b.to(b"k");
+        let status = TxnStatus {
+            start_ts: 5,
+            commit_ts,
+            rolled_back,
+            ..Default::default()
+        };
+        let request = BroadcastTxnStatusRequest {
+            context,
+            txn_status: vec![status],
+        };
+        b.cluster.broadcast_txn_status(NOW, store, request);
+        b.cluster.store(store).and_then(|s| s.committed.get(5))
+    };
+    assert_eq!(tell(&mut b, true, 0), None);
+    assert_eq!(tell(&mut b, false, 8), None);
+    let mut b = Bench::new();
+    assert_eq!(tell(&mut b, false, 8), Some(8));
+    assert_eq!(tell(&mut b, true, 0), Some(8), "what is said first counts");
+}
