@@ -21,6 +21,7 @@ mod lock_conflict;
 mod lock_queue;
 mod locking;
 mod looks;
+mod mvcc_shown;
 mod mvcc_txn;
 mod odd_raw_requests;
 mod odd_requests;

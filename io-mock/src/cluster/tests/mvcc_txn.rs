@@ -8,8 +8,9 @@ use tikv_proto::kvrpcpb::{
     CleanupResponse, LockInfo, MvccGetByKeyRequest, Op, PessimisticLockRequest,
 };
 
+use super::looks::at;
 use super::vocabulary::{SELF, pre, word};
-use super::{Bench, NOW, put};
+use super::{Bench, NOW, mutation, put};
 use crate::cluster::mvcc::write_record::WriteKind;
 
 #[test]
@@ -220,4 +221,25 @@ fn test_overlapped_ts_prewrite_before_rollback() {
     let record = b.must_written(k2, 10, 20, WriteKind::Put);
     assert!(record.overlapped_rollback);
     assert_eq!(b.try_run(pre(k2, 20).put(&[k2])), SELF);
+}
+
+#[test]
+fn test_mvcc_txn_pessimistic_prewrite_check_not_exist() {
+    let mut b = Bench::new();
+    for action in [DoPessimisticCheck, SkipPessimisticCheck] {
+        let m = mutation(Op::CheckNotExists, b"k1", b"");
+        let error = b.pessimistic_prewrite(m, b"k1", 3, 3, action);
+        assert!(!error.expect("it must fail").abort.is_empty());
+    }
+}
+
+#[test]
+fn test_read_commit() {
+    let mut b = Bench::new();
+    b.write(b"key", b"v1", 5, 10);
+    b.must_prewrite_put(b"key", b"v2", b"key", 15);
+    b.must_get_err(b"key", 20);
+    for ts in [12, 20] {
+        assert_eq!(b.see(b"key", &at(ts).rc()), "v1");
+    }
 }

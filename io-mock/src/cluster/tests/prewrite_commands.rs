@@ -3,10 +3,10 @@
 use tikv_proto::kvrpcpb::prewrite_request::PessimisticAction::{
     DoPessimisticCheck, SkipPessimisticCheck,
 };
-use tikv_proto::kvrpcpb::{Action, Assertion, AssertionLevel, CheckTxnStatusRequest, Op};
+use tikv_proto::kvrpcpb::{self, Action, Assertion, AssertionLevel, CheckTxnStatusRequest, Op};
 
 use super::vocabulary::{OPTIMISTIC, pre, word};
-use super::{Bench, mutation, ts};
+use super::{Bench, NOW, mutation, ts};
 use crate::cluster::mvcc::write_record::WriteKind;
 
 #[test]
@@ -350,4 +350,25 @@ fn test_prewrite_skip_too_many_tombstone() {
     for k in &keys[..13] {
         b.must_locked(k, 110);
     }
+}
+
+#[test]
+fn test_prewrite_1pc_with_txn_source() {
+    let mut b = Bench::new();
+    let (context, store) = b.to(b"k");
+    let context = context.map(|context| {
+        Box::new(kvrpcpb::Context {
+            txn_source: 1,
+            ..*context
+        })
+    });
+    let request = kvrpcpb::PrewriteRequest {
+        context,
+        ..pre(b"k", 10).put(&[b"k"]).one_pc(15).request
+    };
+    let response = b.cluster.kv_prewrite(NOW, store, request);
+    assert_eq!((response.errors, response.one_pc_commit_ts), (vec![], 11));
+    b.must_unlocked(b"k");
+    b.must_get(b"k", 12, b"v");
+    assert_eq!(b.must_written(b"k", 10, 11, WriteKind::Put).txn_source, 1);
 }

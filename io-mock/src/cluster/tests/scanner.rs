@@ -157,3 +157,15 @@ fn test_scan_with_load_commit_ts_top_lock_versions_across_seek_bound_and_delete(
         assert_eq!(entry.expect("no error").map(|(_, ts)| ts), Some(2));
     }
 }
+
+#[test]
+fn test_scan_with_bound() {
+    let mut b = Bench::new();
+    for n in 10..40 {
+        b.write(format!("key{n}").as_bytes(), b"v", 1, 2);
+    }
+    let expected: Vec<String> = (20..30).map(|n| format!("key{n}=v")).collect();
+    assert_eq!(b.rows(&at(9), ("key20", "key30")), expected.join(" "));
+    let expected: Vec<String> = (20..30).rev().map(|n| format!("key{n}=v")).collect();
+    assert_eq!(b.rows_down(&at(9), ("key20", "key30")), expected.join(" "));
+}

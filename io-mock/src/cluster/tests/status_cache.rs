@@ -153,3 +153,44 @@ fn a_transaction_that_was_called_rolled_back_is_not_known_as_committed() {
     assert_eq!(tell(&mut b, false, 8), Some(8));
     assert_eq!(tell(&mut b, true, 0), Some(8), "what is said first counts");
 }
+
+#[test]
+fn test_update_committed_txn() {
+    let mut cache = CommittedCache::default();
+    cache.insert(0, 1, 2);
+    cache.insert_rolled_back(0, 1);
+    assert_eq!(known(&cache, &[1]), [Some(2)]);
+}
+
+#[test]
+fn test_get_committed() {
+    let mut b = Bench::new();
+    tell(&mut b, NOW, 1, 0, 2);
+    tell(&mut b, NOW, 3, 4, 0);
+    let store = b.cluster.store(1).expect("a store");
+    assert_eq!(known(&store.committed, &[1, 3]), [Some(2), None]);
+}
+
+#[test]
+fn test_remove_large_txn() {
+    let mut b = Bench::new();
+    tell(&mut b, NOW, 1, 10_000, 0);
+    let large = |b: &Bench| {
+        b.cluster
+            .store(1)
+            .is_some_and(|s| s.large_txns.contains_key(&1))
+    };
+    assert!(large(&b));
+    let status = TxnStatus {
+        start_ts: 1,
+        commit_ts: 10_001,
+        is_completed: true,
+        ..Default::default()
+    };
+    let request = BroadcastTxnStatusRequest {
+        txn_status: vec![status],
+        ..Default::default()
+    };
+    b.cluster.broadcast_txn_status(NOW, 1, request);
+    assert!(!large(&b));
+}
