@@ -16,13 +16,20 @@ use crate::cluster::Cluster;
 use crate::cluster::failure::{GrpcCode, GrpcError};
 use crate::cluster::key::Key;
 use crate::cluster::mvcc::changes::Released;
+use crate::cluster::mvcc::engine::Change;
 use crate::cluster::mvcc::error::MvccError;
-use crate::cluster::mvcc::lock::KeyLock;
-use crate::cluster::region::StoreId;
+use crate::cluster::mvcc::lock::{KeyLock, Lock};
+use crate::cluster::region::{RegionId, StoreId};
 use crate::cluster::txn_lock::{Blocked, Outcome, failed_response, failed_results, response};
 
 /// The answer to a request that has waited; an error if its store was restarted.
 pub type Woken = (Ticket, Result<PessimisticLockResponse, GrpcError>);
+
+/// A lock that has been taken away for a moment.
+enum Hidden {
+    InMemory(RegionId, Lock),
+    Stored(Lock),
+}
 
 /// How long a request may wait from now on; `None` if it does not want to.
 pub(crate) fn wait_ms(request: &PessimisticLockRequest) -> Option<u64> {
@@ -215,9 +222,18 @@ impl Cluster {
     }
 
     fn wake_popped(&mut self, now_ms: u64, release: Release, popped: Vec<(Ticket, Waiter)>) {
+        // Those who take the lock themselves run in one command: each sees the key as it was before
+        // all of them, so each is told that it has the lock, and it is the last one's.
+        let mut together = Vec::new();
         for (ticket, mut waiter) in popped {
             if waiter.force {
+                let (key, start_ts) = (waiter.key.clone(), waiter.start_ts());
+                let hidden = self.hide_lock(&key, &together);
                 self.resume(now_ms, ticket, waiter);
+                if let Some(hidden) = hidden {
+                    self.show_lock(key, hidden);
+                }
+                together.push(start_ts);
                 continue;
             }
             self.lock_waits.forget(&mut waiter);
@@ -231,6 +247,44 @@ impl Cluster {
             };
             self.woken
                 .push((ticket, Ok(failed_response(&error, false))));
+        }
+    }
+
+    /// Takes the lock of a key away if it belongs to one of these.
+    fn hide_lock(&mut self, key: &Key, holders: &[u64]) -> Option<Hidden> {
+        let id = self.regions.find(key.encoded())?.meta.id;
+        let region = self.regions.get_mut(id)?;
+        let of_them = |lock: &Lock| holders.contains(&lock.start_ts);
+        if region.memory_locks.get(key).is_some_and(of_them) {
+            let lock = region.memory_locks.remove(key)?;
+            return Some(Hidden::InMemory(id, lock));
+        }
+        match self.engine.lock(key) {
+            Some(KeyLock::Exclusive(lock)) if of_them(lock) => {
+                let lock = lock.clone();
+                self.engine.apply(Change::DeleteLock(key.clone()));
+                Some(Hidden::Stored(lock))
+            }
+            Some(KeyLock::Exclusive(_) | KeyLock::Shared(_)) | None => None,
+        }
+    }
+
+    /// Puts a lock back that was taken away, unless there is another one by now.
+    fn show_lock(&mut self, key: Key, hidden: Hidden) {
+        let region = self.regions.find(key.encoded());
+        let in_memory = region.is_some_and(|region| region.memory_locks.contains_key(&key));
+        if in_memory || self.engine.lock(&key).is_some() {
+            return;
+        }
+        match hidden {
+            Hidden::InMemory(id, lock) => {
+                if let Some(region) = self.regions.get_mut(id) {
+                    region.memory_locks.insert(key, lock);
+                }
+            }
+            Hidden::Stored(lock) => self
+                .engine
+                .apply(Change::PutLock(key, KeyLock::Exclusive(lock))),
         }
     }
 

@@ -298,6 +298,45 @@ fn those_who_share_a_lock_are_woken_together() {
 }
 
 #[test]
+fn those_who_force_a_lock_they_would_have_shared_all_get_it() {
+    let both = |start_ts| PessimisticLockRequest {
+        mutations: vec![mutation(Op::SharedPessimisticLock, b"k", b"")],
+        ..forced(b"k", start_ts)
+    };
+    let mut b = Bench::new();
+    b.must_lock(b"k", b"k", 10, 10);
+    let first = b.must_wait(NOW, both(20));
+    let second = b.must_wait(NOW, both(30));
+    b.must_rollback(b"k", 10);
+    for (ticket, answer) in b.cluster.take_woken(NOW) {
+        assert!([first, second].contains(&ticket));
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.errors, []);
+        let kind = PessimisticLockKeyResultType::LockResultNormal;
+        assert_eq!(answer.results[0].r#type(), kind);
+    }
+    // It is the last one's, whatever the other believes.
+    b.must_pessimistic_locked(b"k", 30, 30);
+    assert!(b.cluster.take_woken(NOW + WAIT_MS_MAX).is_empty());
+    // Who is refused leaves the lock to the one before.
+    let mut b = Bench::new();
+    b.must_lock(b"k", b"k", 10, 10);
+    b.must_wait(NOW, both(20));
+    let absent = both(30);
+    b.must_wait(
+        NOW,
+        PessimisticLockRequest {
+            lock_only_if_exists: true,
+            return_values: true,
+            ..absent
+        },
+    );
+    b.must_rollback(b"k", 10);
+    assert_eq!(b.cluster.take_woken(NOW).len(), 2);
+    b.must_pessimistic_locked(b"k", 20, 20);
+}
+
+#[test]
 fn a_circle_of_two_is_refused() {
     let mut b = Bench::new();
     b.must_lock(b"a", b"a", 10, 10);
