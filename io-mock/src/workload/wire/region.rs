@@ -238,7 +238,7 @@ impl Task {
             endpoint: Endpoint::Store { id, address },
             context: Some(Box::new(context)),
             command: Arc::new(request.into()),
-            deadline: self.io.now() + TIMEOUT,
+            deadline: (self.io.now() + TIMEOUT).min(self.until),
         };
         C::response(self.io.send(rpc).await.ok()?)
     }
