@@ -13,7 +13,7 @@ use super::resource_groups::ResourceGroups;
 use super::token_buckets::{Bucket, Slot};
 use super::tso::Tso;
 use super::tso_service::TsoService;
-use super::{KnownRegion, Pd};
+use super::{KnownRegion, KnownRegions, Pd};
 use crate::cluster::Config;
 use crate::cluster::snapshot::wire;
 
@@ -55,6 +55,12 @@ impl Pd {
             external_ts: self.external_ts,
             watched: self.watched,
             too_many: self.too_many,
+            followers_know: self
+                .followers_know
+                .as_ref()
+                .map(|known| wire::KnownRegions {
+                    regions: known.iter().map(save_region).collect(),
+                }),
         }
     }
 
@@ -103,17 +109,11 @@ impl Pd {
             too_many: saved.too_many,
             ..Pd::new(config)
         };
-        for region in saved.regions {
-            let known = KnownRegion {
-                meta: region.meta?,
-                leader: region.leader,
-                term: region.term,
-                down: region.down,
-                pending: region.pending,
-                buckets: region.buckets.map(Box::new),
-            };
-            pd.regions.insert(known);
-        }
+        pd.regions = load_regions(saved.regions)?;
+        pd.followers_know = match saved.followers_know {
+            Some(known) => Some(load_regions(known.regions)?),
+            None => None,
+        };
         Some(pd)
     }
 }
@@ -121,6 +121,21 @@ impl Pd {
 fn load_tso_service(saved: wire::TsoService) -> Result<TsoService, TryFromIntError> {
     let primary = saved.primary.map(usize::try_from).transpose()?;
     Ok(TsoService { primary })
+}
+
+fn load_regions(saved: Vec<wire::KnownRegion>) -> Option<KnownRegions> {
+    let mut regions = KnownRegions::default();
+    for region in saved {
+        regions.insert(KnownRegion {
+            meta: region.meta?,
+            leader: region.leader,
+            term: region.term,
+            down: region.down,
+            pending: region.pending,
+            buckets: region.buckets.map(Box::new),
+        });
+    }
+    Some(regions)
 }
 
 fn save_region(known: &KnownRegion) -> wire::KnownRegion {

@@ -253,7 +253,7 @@ fn at(cluster: &Cluster, k: u8) -> RegionId {
 fn make_trouble(cluster: &mut Cluster, k: u8, store: u64) {
     let id = at(cluster, k);
     let served = cluster.store_mut(store).unwrap();
-    match k % 10 {
+    match k % 11 {
         0 => served.disk = Disk::AlmostFull,
         1 => served.load.observer_delay_ms = 7,
         2 => cluster.end_next_write(store, End::StepDown, WritePoint::Applied),
@@ -270,6 +270,7 @@ fn make_trouble(cluster: &mut Cluster, k: u8, store: u64) {
         8 => {
             cluster.set_peer_state(id, store, |peer| peer.down = true);
         }
+        9 => cluster.pd_mut().hold_followers(true),
         _ => cluster.pd_mut().refuse_requests(3),
     }
 }

@@ -389,8 +389,16 @@ pub(crate) struct Pd {
     pub(crate) tso_changes: u64,
     #[prost(uint32, tag = "23")]
     pub(crate) too_many: u32,
+    #[prost(message, optional, tag = "24")]
+    pub(crate) followers_know: Option<KnownRegions>,
     #[prost(message, repeated, tag = "30")]
     pub(crate) meta_leases: Vec<Lease>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct KnownRegions {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) regions: Vec<KnownRegion>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
