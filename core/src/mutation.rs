@@ -104,8 +104,6 @@ mutations! {
     IgnoreEpochChange = "ignore-epoch-change",
     /// Puts regions into its cache that are older than what it knows.
     BelieveOlderRegions = "believe-older-regions",
-    /// Follows every word on who leads, however often they go in a circle.
-    TrustEveryHint = "trust-every-hint",
     /// Asks the wrong store again where PD would know better.
     ForgetMovedStores = "forget-moved-stores",
     /// Takes a command that a leader called stale for one that was not done.

@@ -14,6 +14,8 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::key::{Key, KeyRange};
+#[cfg(feature = "mutations")]
+use crate::mutation::Mutation;
 use crate::region::tree::{KeyTree, Keyed};
 use crate::region::{InvalidReason, Region, RegionVerId};
 use crate::time::Instant;
@@ -127,7 +129,10 @@ impl RegionIndex {
             let doubted = old
                 .invalid_for(now)
                 .is_some_and(|age| age >= BELIEVE_PD_AFTER);
-            !(mode.from_pd_leader && doubted)
+            let counts = !(mode.from_pd_leader && doubted);
+            #[cfg(feature = "mutations")]
+            let counts = counts && !crate::mutation::is(Mutation::BelieveOlderRegions);
+            counts
         };
         let same_id = self.by_id.get(&new.id()).cloned();
         if let Some(old) = &same_id {

@@ -522,10 +522,6 @@ impl Selector {
         if self.region.peers()[place].store.liveness() != Liveness::Reachable {
             return Hint::Unreachable;
         }
-        #[cfg(feature = "mutations")]
-        if crate::mutation::is(crate::mutation::Mutation::TrustEveryHint) {
-            return Hint::Good { place };
-        }
         match self.hints_followed < self.replicas.len() + HINTS_BEYOND_REPLICAS {
             true => Hint::Good { place },
             false => Hint::Circular { place },

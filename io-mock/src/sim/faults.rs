@@ -369,7 +369,7 @@ fn draw_strength(fault: Fault, chance: &mut Chance) -> Strength {
         | Fault::ComeAndGo
         | Fault::CloseStore
         | Fault::PdMembers => every(chance, 500, 8_000),
-        // Timestamps leap with it.
+        // The clock leaps with it.
         Fault::Garbage => every(chance, 2_000, 10_000),
     }
 }

@@ -137,7 +137,7 @@ impl World {
             Later::MakeRoom(store) => self.make_room(store),
             Later::Close(store) => self.close_store(store),
             Later::Bury(store) => self.bury(store),
-            Later::ForgetBuried => self.cluster.forget_tombstones(),
+            Later::ForgetBuried => self.forget_buried(),
             Later::Thaw(client) => self.thaw(client),
             Later::SyncMaxTs(region) => self.sync_max_ts(region),
             Later::Stranger(stranger) => self.go_on(stranger),

@@ -29,8 +29,8 @@ pub(super) struct Garbage {
 
 /// In runs with garbage collection, clients give up transactions of this age.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(600);
-/// Timestamps are ahead by so much when garbage is collected.
-const AHEAD: RangeInclusive<Duration> = Duration::from_secs(594)..=Duration::from_secs(610);
+/// So much later is it when garbage is collected.
+const LEAP: RangeInclusive<Duration> = Duration::from_secs(594)..=Duration::from_secs(610);
 const CLOSED: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -43,14 +43,11 @@ impl Garbage {
 }
 
 impl World {
-    /// Timestamps leap, so that what is going on is old, and what is older still goes.
+    /// The clocks of the cluster leap, so that what is going on is old, and what is older still goes.
     pub(super) fn collect_garbage(&mut self) {
+        let leap = self.further.garbage.chance.time(LEAP);
+        self.epoch_ms += leap.as_millis() as u64;
         let now_ms = self.now_ms();
-        let ahead = self.further.garbage.chance.time(AHEAD).as_millis() as u64;
-        if self.cluster.pd().leader().is_none() {
-            return;
-        }
-        self.cluster.pd_mut().jump_tso(EPOCH_MS.max(now_ms) + ahead);
         let regions: Vec<RegionId> = self.cluster.regions().ids().collect();
         for region in regions {
             self.cluster.release_writes(now_ms, region);

@@ -37,8 +37,6 @@ const APPLICATION: ClientId = ClientId(u32::MAX);
 
 /// How often it is looked whether faults have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// If timestamps are further ahead than this, nobody looks before they are not.
-const FAR_AHEAD: Duration = Duration::from_secs(60);
 
 /// A call is dropped at one of its first awaits, or after one of them.
 const POLLS_BEFORE_CANCEL: u64 = 12;
@@ -177,9 +175,7 @@ impl Sim {
     /// are, no lock gets older.
     pub async fn quiet(&self) {
         while self.is_faulty() || self.shared.lock().is_ahead() {
-            let ahead = self.shared.lock().ahead();
-            self.sleep(LOOK_AGAIN.max(ahead.saturating_sub(FAR_AHEAD)))
-                .await;
+            self.sleep(LOOK_AGAIN).await;
         }
     }
 

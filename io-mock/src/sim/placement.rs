@@ -236,6 +236,7 @@ impl World {
             self.audit.mark(Mark::StoreBuried);
             self.further.placement.given_up.extend(address);
             self.take_down(Node::Store(store), Down::Refusing);
+            self.know_addresses();
             if self.further.placement.chance.coin() {
                 let after = self.further.placement.chance.time(LEAVING);
                 let end = Later::ForgetBuried;
@@ -270,6 +271,22 @@ impl World {
             self.stop_store(store);
         } else if let Some(closing) = self.cluster.store_mut(store) {
             closing.load.closing = false;
+        }
+    }
+
+    pub(super) fn forget_buried(&mut self) {
+        self.cluster.forget_tombstones();
+        self.know_addresses();
+    }
+
+    /// Nobody listens where a store was that is gone for good.
+    pub(super) fn keep_buried_down(&mut self) {
+        let alive = self.alive();
+        let stores: Vec<StoreId> = self.cluster.store_ids().collect();
+        for store in stores {
+            if !alive.contains(&store) {
+                self.take_down(Node::Store(store), Down::Refusing);
+            }
         }
     }
 

@@ -61,6 +61,8 @@ struct Stranger {
     /// Some store told it to commit in two phases.
     falls_back: bool,
     commit_ts: u64,
+    /// It is committed at this timestamp, whatever becomes of its owner.
+    decided: Option<u64>,
     /// It has given up and removes its locks.
     fails: bool,
     tries: u32,
@@ -173,6 +175,7 @@ impl World {
             min_commit_ts: 0,
             falls_back: false,
             commit_ts: 0,
+            decided: None,
             fails: false,
             tries: 0,
             is_over: false,
@@ -415,6 +418,7 @@ impl World {
             Way::OnePhase => {
                 stranger.locked = stranger.order.len();
                 if one_phase != 0 {
+                    stranger.decided = Some(one_phase);
                     self.audit.note(self.now, || {
                         format!("stranger {number} is committed at {one_phase}")
                     });
@@ -427,6 +431,9 @@ impl World {
                 stranger.locked += 1;
                 stranger.falls_back |= min_commit_ts == 0;
                 stranger.min_commit_ts = stranger.min_commit_ts.max(min_commit_ts);
+                if stranger.locked == stranger.order.len() && !stranger.falls_back {
+                    stranger.decided = Some(stranger.min_commit_ts);
+                }
             }
             _ => stranger.locked += 1,
         }
@@ -478,6 +485,7 @@ impl World {
             return Came::Of(true);
         }
         stranger.committed += 1;
+        stranger.decided = Some(stranger.commit_ts);
         self.audit.mark(Mark::StrangerCommitted);
         Came::Of(stranger.committed == stranger.keys.len())
     }

@@ -18,7 +18,7 @@ use super::marks::Mark;
 use super::network::ClientId;
 use super::observe::Asked;
 use super::streams::Unanswered;
-use super::world::{EPOCH_MS, Event, World};
+use super::world::{Event, World};
 use crate::cluster::lock_wait::Ticket;
 use crate::dispatch;
 use crate::node::Node;
@@ -109,7 +109,7 @@ impl World {
         let Some(next_ms) = self.cluster.next_wake_ms() else {
             return;
         };
-        let since = Duration::from_millis(next_ms.saturating_sub(EPOCH_MS));
+        let since = Duration::from_millis(next_ms.saturating_sub(self.epoch_ms));
         let next = (Instant::ZERO + since).max(self.now);
         if self.waits.alarm.is_none_or(|alarm| next < alarm) {
             self.waits.alarm = Some(next);

@@ -60,6 +60,8 @@ pub(super) enum Phase {
 /// Everything that is shared by the tasks of one run.
 pub(super) struct World {
     pub(super) now: Instant,
+    /// Where the cluster's clock would have stood when the run began.
+    pub(super) epoch_ms: u64,
     pub(super) plan: Plan,
     pub(super) phase: Phase,
     pub(super) ops: Ops,
@@ -148,6 +150,7 @@ impl World {
         let nodes = Nodes::of(&cluster);
         World {
             now: Instant::ZERO,
+            epoch_ms: EPOCH_MS,
             phase: Phase::Calm,
             ops: Ops::default(),
             network: Network::new(&plan),
@@ -179,7 +182,7 @@ impl World {
 
     /// The cluster's clock.
     pub(super) fn now_ms(&self) -> u64 {
-        EPOCH_MS + self.now.as_millis()
+        self.epoch_ms + self.now.as_millis()
     }
 
     /// What has happened so far.
@@ -265,18 +268,13 @@ impl World {
         self.audit.note(self.now, || "faults end".into());
         self.mend();
         self.network.end_faults();
+        self.keep_buried_down();
     }
 
     /// Whether PD has given out timestamps of the future.
     pub(super) fn is_ahead(&self) -> bool {
-        !self.ahead().is_zero()
-    }
-
-    /// How far in the future PD's timestamps are.
-    pub(super) fn ahead(&self) -> Duration {
         let now_ms = self.now_ms();
-        let bound = Timestamp::from_u64(self.cluster.pd().tso_bound(now_ms));
-        Duration::from_millis(bound.physical_ms().saturating_sub(now_ms))
+        Timestamp::from_u64(self.cluster.pd().tso_bound(now_ms)).physical_ms() > now_ms
     }
 
     /// Whether some call has had all the time it may take, or the whole run has.

@@ -46,19 +46,22 @@ impl World {
         }
     }
 
-    /// Every stranger has committed all it wrote at one timestamp, or nothing.
+    /// Every stranger has committed all it wrote at one timestamp, or nothing; and what was certain
+    /// to be committed is.
     pub(in crate::sim) fn strangers_are_whole(&self, truth: &Truth) -> Verdict {
         for stranger in &self.further.strangers.all {
             let start_ts = stranger.start_ts.into();
             let commits = truth.commits(start_ts);
-            let Some((_, commit_ts)) = commits.first() else {
+            let decided = stranger.decided.map(tikv_core::Timestamp::from);
+            let first = commits.first().map(|(_, commit_ts)| *commit_ts);
+            let Some(commit_ts) = decided.or(first) else {
                 continue;
             };
             let is_there = |key: &Bytes| {
                 let is_key = |other: &tikv_core::Key| other.as_bytes() == key;
                 let committed = commits
                     .iter()
-                    .any(|(other, at)| is_key(other) && at == commit_ts);
+                    .any(|(other, at)| is_key(other) && *at == commit_ts);
                 let mut locks = truth.locks.iter();
                 committed || locks.any(|lock| is_key(&lock.key) && lock.start_ts == start_ts)
             };

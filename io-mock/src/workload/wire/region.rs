@@ -21,7 +21,8 @@ const BETWEEN_ATTEMPTS_MS: u64 = 40;
 
 /// What a client knows of the cluster.
 pub(crate) struct Wire {
-    pd: Vec<Arc<str>>,
+    /// Tells who the members of PD are: they may change altogether.
+    sim: Sim,
     /// Regions are bounded by keys of this form.
     encode: fn(&[u8]) -> Bytes,
     memory: Mutex<Memory>,
@@ -63,7 +64,7 @@ impl Wire {
     /// For keys of transactions.
     pub(crate) fn new(sim: &Sim) -> Self {
         Wire {
-            pd: sim.pd_endpoints().into_iter().map(Arc::from).collect(),
+            sim: sim.clone(),
             encode: wire::encode,
             memory: Mutex::default(),
         }
@@ -82,8 +83,11 @@ impl Wire {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Neither the region nor where its leader's store is need be as it was.
     fn forget(&self, route: &Route) {
-        self.memory().regions.remove(&route.region.start_key);
+        let mut memory = self.memory();
+        memory.regions.remove(&route.region.start_key);
+        memory.stores.remove(&route.peer.store_id);
     }
 }
 
@@ -116,10 +120,10 @@ impl Task {
     /// The members of PD, the one that answered last first.
     fn members(&self) -> Vec<(usize, Arc<str>)> {
         let first = self.wire.memory().pd;
-        let members = self.wire.pd.len();
-        (first..first + members)
-            .map(|n| (n % members, self.wire.pd[n % members].clone()))
-            .collect()
+        let members = self.wire.sim.pd_endpoints().into_iter();
+        let mut members: Vec<_> = members.map(Arc::from).enumerate().collect();
+        members.rotate_left(first % members.len().max(1));
+        members
     }
 
     async fn ask_pd(&self, command: Command) -> Option<Response> {
