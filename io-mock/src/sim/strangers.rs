@@ -236,7 +236,6 @@ impl World {
     ) -> Option<Response> {
         let (store, context) = self.leader_of(key)?;
         let now_ms = self.now_ms();
-        self.audit.stats.rpcs += 1;
         let response = dispatch::store(&mut self.cluster, now_ms, store, request(context)).ok()?;
         dispatch::region_error(&response)
             .is_none()
