@@ -122,7 +122,8 @@ impl Task {
         let first = self.wire.memory().pd;
         let members = self.wire.sim.pd_endpoints().into_iter();
         let mut members: Vec<_> = members.map(Arc::from).enumerate().collect();
-        members.rotate_left(first % members.len().max(1));
+        let first = first % members.len().max(1);
+        members.rotate_left(first);
         members
     }
 
