@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::grpc::{self, Messages};
 use super::impairment::Impairment;
+use super::pd_http::checkers::Checkers;
 use super::waits::{Counter, Waits};
 use crate::cluster::Cluster;
 use crate::cluster::region::RegionId;
@@ -31,6 +32,8 @@ pub(super) struct World {
     /// Tells watchers that there is something to look at.
     changed: watch::Sender<()>,
     impairments: Mutex<BTreeMap<Node, Arc<Impairment>>>,
+    /// What PD says of its checkers.
+    pub(super) checkers: Checkers,
     /// Somebody looks at leases until there are none.
     looks_at_leases: AtomicBool,
     /// Where timers run.
@@ -66,6 +69,7 @@ impl World {
             epoch_ms,
             start: Instant::now(),
             impairments: Mutex::default(),
+            checkers: Checkers::default(),
             looks_at_leases: AtomicBool::new(false),
             runtime: Handle::current(),
             this: this.clone(),

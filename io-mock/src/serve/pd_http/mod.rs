@@ -5,6 +5,7 @@
 //! here is 404. Deliberately absent: schedulers, placement, hot regions, and whatever else has no
 //! meaning without movement.
 
+pub(super) mod checkers;
 mod keyspaces;
 mod members;
 mod query;
@@ -21,6 +22,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tonic::body::Body;
 
+use self::checkers::Checkers;
 use self::query::Query;
 use super::pd::PdServer;
 use super::plain_http::{json_answer, nothing};
@@ -38,6 +40,7 @@ struct Asked<'a> {
     path: Vec<&'a str>,
     query: Query,
     body: Bytes,
+    checkers: &'a Checkers,
 }
 
 /// A status, and what is wrong or right.
@@ -69,6 +72,7 @@ pub(super) async fn answer(server: &PdServer, request: Request<Incoming>) -> Res
             path,
             query,
             body: body.to_bytes(),
+            checkers: &server.world.checkers,
         })
     });
     match answer {
@@ -92,6 +96,7 @@ fn found(asked: Asked<'_>) -> Option<Answer> {
         ("v2", "keyspaces") => keyspaces::answer(asked),
         ("v1", "store" | "stores") => stores::answer(asked),
         ("v1", "region" | "regions" | "stats") => regions::answer(asked),
+        ("v1", "checker") => checkers::answer(asked),
         ("v1", "gc" | "min-resolved-ts") => safe_points::answer(asked),
         ("v1", _) => members::answer(asked),
         _ => None,

@@ -194,3 +194,23 @@ async fn stale_reads_become_possible_by_themselves() {
         assert!(ts.as_u64().unwrap() >= seen);
     }
 }
+
+#[tokio::test]
+async fn checkers_are_paused_for_a_while() {
+    let cluster = ServedCluster::builder().start().await.unwrap();
+    let pause = async |name: &str, body| {
+        let path = format!("/pd/api/v1/checker/{name}");
+        http(cluster.pd_address(), "POST", &path, body).await.0
+    };
+    let paused = async || get(&cluster, "checker/merge").await.1["paused"].clone();
+    assert_eq!(paused().await, false);
+    assert_eq!(pause("merge", r#"{"delay": 60}"#).await, 200);
+    assert_eq!(paused().await, true);
+    assert_eq!(get(&cluster, "checker/split").await.1["paused"], false);
+    assert_eq!(pause("merge", r#"{"delay": 0}"#).await, 200);
+    assert_eq!(paused().await, false);
+    assert_eq!(pause("merge", r#"{"delay": -1}"#).await, 400);
+    assert_eq!(pause("merge", "{}").await, 400);
+    assert_eq!(pause("other", r#"{"delay": 1}"#).await, 500);
+    assert_eq!(get(&cluster, "checker/other").await.0, 500);
+}
