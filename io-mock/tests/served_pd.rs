@@ -183,7 +183,7 @@ async fn metadata_is_stored_and_watched() {
         ..Default::default()
     };
     let found = client.get(get).await.unwrap().into_inner();
-    assert_eq!((found.count, found.header.unwrap().revision), (1, 2));
+    assert_eq!((found.count, found.header.unwrap().revision), (1, 3));
     let delete = meta::DeleteRequest {
         header: header(),
         key: "a1".into(),
