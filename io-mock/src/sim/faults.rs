@@ -350,8 +350,8 @@ fn draw_strength(fault: Fault, chance: &mut Chance) -> Strength {
         // Each change may put timestamps seconds ahead of the clock, where locks do not age.
         Fault::PdLeaderChange => every(chance, 1_000, 8_000),
         Fault::StepDown => share(200, 10_000),
-        Fault::MovedLocks | Fault::PdHole => share(500, 50_000),
-        Fault::LateSync | Fault::AsyncApply => share(50_000, 1_000_000),
+        Fault::MovedLocks => share(500, 50_000),
+        Fault::PdHole | Fault::LateSync | Fault::AsyncApply => share(50_000, 1_000_000),
         Fault::Strangers => every(chance, 20, 2_000),
         Fault::HandOver | Fault::Lag | Fault::Roles | Fault::CloseStream => {
             every(chance, 50, 3_000)

@@ -183,6 +183,8 @@ marks! {
     PdKnowsNoLeader = "PD knows no leader", usual;
     /// PD got a member, or one moved.
     PdMembersChanged = "members of PD changed", usual;
+    /// PD heard of one part of a split before the others.
+    PdHeardInParts = "PD heard of a split in parts", rare;
     /// Another client's transaction began.
     StrangerMet = "a stranger began", usual;
     /// Another client's transaction committed.

@@ -183,6 +183,7 @@ impl World {
         if !self.strikes.lands(self.now, Fault::PdHole, drawn) {
             return false;
         }
+        self.audit.mark(Mark::PdHeardInParts);
         let first = self.further.pd.chance.index(regions.len());
         for (place, &region) in regions.iter().enumerate() {
             if place == first {
