@@ -73,10 +73,13 @@ impl Stop {
             || error.assertion_failed.is_some()
             || error.txn_not_found.is_some()
             || error.txn_lock_not_found.is_some()
+            // What has been committed long ago leaves no trace.
+            || !error.retryable.is_empty()
             || [
                 "PessimisticLockNotFound",
                 "PessimisticLockRolledBack",
                 "LockTypeNotMatch",
+                "up to which garbage has been collected",
             ]
             .iter()
             .any(|known| error.abort.contains(known));
