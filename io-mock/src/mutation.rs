@@ -35,8 +35,6 @@ tikv_core::mutations! {
     LoseRawReads = "store-loses-raw-reads",
     /// A store answers a write before it is applied, and loses it with its leadership.
     AnswerBeforeApply = "store-answers-before-applying",
-    /// A new leader commits at once without knowing up to where reads were served.
-    IgnoreLateSync = "store-ignores-late-sync",
     /// PD gives every other client timestamps of two seconds ago.
     TimestampsBehind = "pd-timestamps-behind",
     /// A store grants a pessimistic lock that another transaction holds.

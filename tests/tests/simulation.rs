@@ -116,7 +116,7 @@ fn row(name: &str) -> Row {
 
 #[test]
 fn a_failing_run_is_made_smaller() {
-    let name = "commit-secondaries-first";
+    let name = "repeat-swaps";
     let Some(mistake) = Mistake::all().find(|mistake| mistake.name() == name) else {
         return;
     };

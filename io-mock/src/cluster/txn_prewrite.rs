@@ -111,10 +111,7 @@ impl Cluster {
                     props.skip_constraint_check = true;
                 }
             }
-            let synced = region.max_ts_synced;
-            #[cfg(feature = "mutations")]
-            let synced = synced || crate::mutation::is(crate::mutation::Mutation::IgnoreLateSync);
-            if commit != CommitKind::TwoPhase && !synced {
+            if commit != CommitKind::TwoPhase && !region.max_ts_synced {
                 return Err(region_errors::max_ts_not_synced().into());
             }
             Ok(prewrite_all(work, props, mutations, asynchronous)?)
