@@ -161,6 +161,8 @@ impl Cluster {
         let prepared = Region {
             meta: region.prepared_to_merge(),
             merging: true,
+            // Whoever led it serves nothing more by that: its successor takes writes at once.
+            leader: None,
             ..region.clone()
         };
         for store in stores {

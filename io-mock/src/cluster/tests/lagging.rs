@@ -412,6 +412,29 @@ fn a_merge_waits_for_the_target_where_that_lags() {
 }
 
 #[test]
+fn who_led_what_was_merged_serves_it_no_more_where_the_target_lags() {
+    let mut b = Bench::new();
+    let id = b.id_of(b"k");
+    let parts = b.cluster.split(NOW, id, &[key::encode(b"m")]);
+    let (source, target) = (parts[0], parts[1]);
+    b.write(b"a", b"old", 5, 6);
+    assert!(b.cluster.transfer_leader(NOW, source, 1));
+    assert!(b.cluster.transfer_leader(NOW, target, 2));
+    b.cluster.fall_behind(target, 1);
+    assert!(b.cluster.merge(NOW, source, target));
+    let waiting = b.cluster.region_on(1, source).expect("it waits").clone();
+    b.write(b"a", b"new", 15, 16);
+    let context = Context {
+        region_id: source,
+        region_epoch: waiting.meta.region_epoch,
+        peer: waiting.peer_on(1).copied(),
+        ..Context::default()
+    };
+    let error = b.get_on(1, context, b"a", 20).region_error;
+    assert!(error.is_some_and(|error| error.not_leader.is_some()));
+}
+
+#[test]
 fn a_buried_store_leaves_nothing_behind() {
     let mut b = Bench::new();
     let id = b.id_of(b"k");
