@@ -151,30 +151,25 @@ impl Task {
         &self,
         start_version: u64,
         commit_version: u64,
-        mut left: Vec<bytes::Bytes>,
+        keys: Vec<bytes::Bytes>,
     ) -> Result<(), Stop> {
-        while !left.is_empty() {
-            let (route, keys) = self.first_region(&mut left, |key| key).await?;
-            let request = kvrpcpb::ResolveLockRequest {
-                start_version,
-                commit_version,
-                keys: keys.clone(),
-                ..Default::default()
-            };
-            match self.send(&route, request, false).await? {
-                Err(_) => left.extend(keys),
-                Ok(answer) => {
-                    // What has been committed long ago may have left no trace.
-                    let gone = |error: &KeyError| error.txn_lock_not_found.is_some();
-                    if let Some(error) = answer.error.filter(|error| !gone(error)) {
-                        return Err(Stop::Absurd(format!(
-                            "{error:?}: {start_version} was to end at {commit_version}"
-                        )));
-                    }
-                }
+        let request = |keys| kvrpcpb::ResolveLockRequest {
+            start_version,
+            commit_version,
+            keys,
+            ..Default::default()
+        };
+        // What has been committed long ago may have left no trace.
+        let gone = |error: &KeyError| error.txn_lock_not_found.is_some();
+        self.for_parts(keys, request, |answer| {
+            match answer.error.filter(|error| !gone(error)) {
+                None => Ok(()),
+                Some(error) => Err(Stop::Absurd(format!(
+                    "{error:?}: {start_version} was to end at {commit_version}"
+                ))),
             }
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// Takes a pessimistic lock away.

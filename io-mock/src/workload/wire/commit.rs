@@ -378,46 +378,30 @@ impl Task {
         &self,
         start_version: u64,
         commit_version: u64,
-        mut left: Vec<Bytes>,
+        keys: Vec<Bytes>,
     ) -> Result<(), Stop> {
-        while !left.is_empty() {
-            let (route, keys) = self.first_region(&mut left, |key| key).await?;
-            let request = kvrpcpb::CommitRequest {
-                start_version,
-                commit_version,
-                keys: keys.clone(),
-                ..Default::default()
-            };
-            match self.send(&route, request, false).await? {
-                Err(_) => left.extend(keys),
-                Ok(answer) => {
-                    if let Some(error) = answer.error {
-                        return Err(Stop::refused(&error));
-                    }
-                }
-            }
-        }
-        Ok(())
+        let request = |keys| kvrpcpb::CommitRequest {
+            start_version,
+            commit_version,
+            keys,
+            ..Default::default()
+        };
+        self.for_parts(keys, request, |answer| accepted(answer.error.as_deref()))
+            .await
     }
 
     /// Rolls keys back.
-    async fn roll_back_keys(&self, start_version: u64, mut left: Vec<Bytes>) -> Result<(), Stop> {
-        while !left.is_empty() {
-            let (route, keys) = self.first_region(&mut left, |key| key).await?;
-            let request = kvrpcpb::BatchRollbackRequest {
-                start_version,
-                keys: keys.clone(),
-                ..Default::default()
-            };
-            match self.send(&route, request, false).await? {
-                Err(_) => left.extend(keys),
-                Ok(answer) => {
-                    if let Some(error) = answer.error {
-                        return Err(Stop::refused(&error));
-                    }
-                }
-            }
-        }
-        Ok(())
+    async fn roll_back_keys(&self, start_version: u64, keys: Vec<Bytes>) -> Result<(), Stop> {
+        let request = |keys| kvrpcpb::BatchRollbackRequest {
+            start_version,
+            keys,
+            ..Default::default()
+        };
+        self.for_parts(keys, request, |answer| accepted(answer.error.as_deref()))
+            .await
     }
+}
+
+fn accepted(error: Option<&kvrpcpb::KeyError>) -> Result<(), Stop> {
+    error.map_or(Ok(()), |error| Err(Stop::refused(error)))
 }

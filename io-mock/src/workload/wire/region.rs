@@ -295,6 +295,28 @@ impl Task {
         Ok((route, now))
     }
 
+    /// Sends a request about each region's part of some keys until all are answered; `judge` says
+    /// what an answer means.
+    pub(super) async fn for_parts<C>(
+        &self,
+        mut left: Vec<Bytes>,
+        make: impl Fn(Vec<Bytes>) -> C,
+        judge: impl Fn(C::Response) -> Result<(), Stop>,
+    ) -> Result<(), Stop>
+    where
+        C: Call,
+        C::Response: RegionResponse,
+    {
+        while !left.is_empty() {
+            let (route, keys) = self.first_region(&mut left, |key| key).await?;
+            match self.send(&route, make(keys.clone()), false).await? {
+                Err(Miss) => left.extend(keys),
+                Ok(answer) => judge(answer)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a request to every region of a range, one after the other; `make` is given where in
     /// the range a region begins and ends. Gives all answers.
     pub(super) async fn sweep<C>(
