@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tikv_io_mock::cluster::injection::Injection;
+use tikv_io_mock::cluster::region::{RegionId, StoreId};
 use tikv_io_mock::cluster::region_errors::stale_command;
 use tikv_io_mock::cluster::write_end::{End, WritePoint};
 use tikv_io_mock::sim::{Sim, Simulation};
@@ -44,6 +45,21 @@ fn a_prewrite_that_stays_stale_is_a_failure() {
     });
 }
 
+/// Has the leader of the first region step down over the commit of the transaction that is about to
+/// lock its keys.
+async fn end_the_commit(sim: &Sim, point: WritePoint) -> (RegionId, StoreId) {
+    let all = Bytes::new();
+    while sim.cluster(|cluster| cluster.engine().locks(&all, &all).next().is_none()) {
+        sim.sleep(Duration::from_millis(1)).await;
+    }
+    sim.cluster(|cluster| {
+        let region = cluster.regions().iter().next().expect("there is one");
+        let (id, leader) = (region.meta.id, region.leader.expect("it is led"));
+        cluster.end_next_write(leader, End::StepDown, point);
+        (id, leader)
+    })
+}
+
 #[test]
 fn a_commit_that_a_deposed_leader_called_stale_is_undetermined_without_another_answer() {
     for (point, held) in [
@@ -57,18 +73,8 @@ fn a_commit_that_a_deposed_leader_called_stale_is_undetermined_without_another_a
             txn.set_timeout(Duration::from_secs(10));
             txn.put("a", "1").await.expect("it is only buffered");
             let commit = sim.spawn(txn.commit());
-            let all = Bytes::new();
-            while sim.cluster(|cluster| cluster.engine().locks(&all, &all).next().is_none()) {
-                sim.sleep(Duration::from_millis(1)).await;
-            }
-            // The next write is the primary's commit, after which nobody leads for longer than the
-            // transaction waits.
-            let (region, leader) = sim.cluster(|cluster| {
-                let region = cluster.regions().iter().next().expect("there is one");
-                let (id, leader) = (region.meta.id, region.leader.expect("it is led"));
-                cluster.end_next_write(leader, End::StepDown, point);
-                (id, leader)
-            });
+            // After that nobody leads for longer than the transaction waits.
+            let (region, leader) = end_the_commit(&sim, point).await;
             let error = commit.await.expect_err("there is no answer");
             assert!(error.is_undetermined(), "{point:?}: {error}");
 
@@ -83,4 +89,39 @@ fn a_commit_that_a_deposed_leader_called_stale_is_undetermined_without_another_a
             Ok(())
         });
     }
+}
+
+/// The commit is done and its answer lost. Then so much time passes that what it wrote is collected as
+/// garbage, and its repetition is refused.
+#[test]
+fn a_commit_whose_trace_is_gone_is_undetermined() {
+    Simulation::seed(1).calm().run(async |sim| {
+        let client = sim.client().await.expect("all is well");
+        let txn = client.begin().await.expect("all is well");
+        txn.delete("a").await.expect("it is only buffered");
+        let commit = sim.spawn(txn.commit());
+        let (region, leader) = end_the_commit(&sim, WritePoint::Applied).await;
+        let is_led = |sim: &Sim| {
+            sim.cluster(|cluster| cluster.region(region).is_some_and(|it| it.leader.is_some()))
+        };
+        while is_led(&sim) {
+            sim.sleep(Duration::from_millis(1)).await;
+        }
+        let now_ms = sim.now().as_millis();
+        sim.cluster(|cluster| {
+            let pd = cluster.pd_mut();
+            let longer = tikv_core::Config::default().max_transaction_age * 2;
+            let physical_ms = pd.next_tso(now_ms) >> 18;
+            pd.jump_tso(physical_ms + longer.as_millis() as u64);
+            let newest = pd.next_tso(now_ms);
+            let reached = pd.advance_safe_points(now_ms, newest);
+            assert_eq!(reached, Ok(newest));
+            cluster.collect_to_safe_points();
+            cluster.elect(now_ms, region, leader);
+            cluster.pd_heartbeat(region);
+        });
+        let error = commit.await.expect_err("its trace is gone");
+        assert!(error.is_undetermined(), "{error}");
+        Ok(())
+    });
 }
