@@ -5,7 +5,6 @@
 //! asking for the primary alone.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tikv_core::{Key, KeyRange, Result, Timestamp, Value, wire as encoding};
@@ -271,11 +270,8 @@ impl Load<'_> {
             if self.speaker.chance.coin() {
                 self.look().await?;
             }
-            if self.speaker.chance.below(4) == 0 {
-                let ttl = wire::ttl(self.speaker.sim());
-                let time = self.speaker.chance.time(Duration::ZERO..=ttl / 2);
-                self.speaker.sim().sleep(time).await;
-            }
+            let ttl = wire::ttl(self.speaker.sim());
+            self.speaker.ponder(ttl / 2).await;
             if self.speaker.chance.coin() {
                 self.txn.heart_beat(self.speaker).await?;
             }

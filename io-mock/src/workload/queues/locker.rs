@@ -1,7 +1,5 @@
 //! A client of the queues that locks before it writes.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tikv_core::{Key, Timestamp, Value};
 use tikv_proto::kvrpcpb::{Assertion, Op, prewrite_request::PessimisticAction};
@@ -211,13 +209,9 @@ impl Transaction<'_> {
                 .extend(values.into_iter().map(|value| (into, value)));
         }
         // Some think about it for long, and some keep their locks alive meanwhile.
-        if self.speaker.chance.below(4) == 0 {
-            let ttl = wire::ttl(self.speaker.sim());
-            let long = self.speaker.chance.time(Duration::ZERO..=ttl);
-            self.speaker.sim().sleep(long).await;
-            if self.speaker.chance.coin() {
-                self.held.heart_beat(self.speaker).await?;
-            }
+        let ttl = wire::ttl(self.speaker.sim());
+        if self.speaker.ponder(ttl).await && self.speaker.chance.coin() {
+            self.held.heart_beat(self.speaker).await?;
         }
         match self.speaker.chance.below(16) {
             0 => Err(End::Dropped),

@@ -241,6 +241,16 @@ impl Speaker {
         ended
     }
 
+    /// Thinks about it for up to so long, now and then; whether it did.
+    pub(super) async fn ponder(&mut self, longest: Duration) -> bool {
+        let ponders = self.chance.below(4) == 0;
+        if ponders {
+            let time = self.chance.time(Duration::ZERO..=longest);
+            self.sim.sleep(time).await;
+        }
+        ponders
+    }
+
     /// Waits a little, as people do between two calls.
     pub(super) async fn pause(&mut self) {
         let time = self.chance.time(Duration::ZERO..=Duration::from_millis(60));
